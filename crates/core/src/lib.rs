@@ -1,0 +1,1 @@
+//! Vocabulary and contracts of Lakeward: no I/O

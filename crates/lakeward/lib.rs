@@ -1,0 +1,1 @@
+//! Lakeward replicates databases into open files: every row, then every change, exactly once.

@@ -1,0 +1,3 @@
+//! The `lakeward` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The JSON state file of a pipeline: versioned, locked, saved atomically

@@ -1,0 +1,1 @@
+//! Real servers, workloads, fault injection and the reconciler for the tests
