@@ -1,1 +1,3 @@
-//! PostgreSQL as a source
+//! PostgreSQL as a source.
+
+pub mod decode;

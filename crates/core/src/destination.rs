@@ -1,0 +1,124 @@
+//! The contract of a destination.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    Batch, ConfiguredStream, DestinationIdentity, Error, ErrorKind, Finding, MemoryBudget, Pipeline, Result,
+    Run, StreamCommit, StreamHead, StreamId, WindowRef, WrittenFile,
+};
+
+/// What a destination can do. What it cannot is refused before anything is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// It keeps every version of a row.
+    pub append: bool,
+    /// It keeps the last version of each key.
+    pub upsert: bool,
+    /// It can fill a generation out of sight and show it at once.
+    pub swap: bool,
+    /// It can hold changes out of sight while a backfill runs.
+    pub hidden_log: bool,
+}
+
+/// A unit of work that is about to be written.
+#[derive(Debug, Clone)]
+pub struct UnitSpec {
+    /// The stream, with the columns that its files will have.
+    pub stream: Arc<ConfiguredStream>,
+    /// The generation.
+    pub generation: u32,
+    /// The unit's name; see [`StreamCommit::unit`].
+    pub unit: String,
+    /// The number behind the position of rows that are read; see [`Sequence`](crate::Sequence).
+    pub read_position: u64,
+    /// Where memory for open files is reserved.
+    pub budget: MemoryBudget,
+    /// How many writers may be open at once in this run, this one included: the budget is shared among them.
+    pub open_writers: usize,
+}
+
+/// A file that one commit says is part of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VisibleFile {
+    /// Its full place.
+    pub path: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+}
+
+/// Where rows go.
+///
+/// A destination is where exactly-once is decided: a commit carries files and position in one atomic step, and at
+/// start it is asked first. Order within a commit, terms and recovery are described in `ARCHITECTURE.md`.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// The connector's kind, as in a config's `type`.
+    fn kind(&self) -> &'static str;
+
+    /// The JSON Schema of its config.
+    fn spec(&self) -> Value;
+
+    /// The preflight.
+    async fn check(&self) -> Result<Vec<Finding>>;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Its identity, made on first use.
+    async fn identity(&self) -> Result<DestinationIdentity>;
+
+    /// Takes a stream over for this run, finishes what a crash left half done, and says where it stands.
+    ///
+    /// # Errors
+    /// `Conflict` where the stream belongs to another pipeline or a later run holds it.
+    async fn prepare(&self, stream: &StreamId, run: &Run) -> Result<StreamHead>;
+
+    /// Opens a writer for one unit of a prepared stream.
+    async fn writer(&self, unit: UnitSpec) -> Result<Box<dyn Writer>>;
+
+    /// Commits units of one or several prepared streams, each atomically, and publishes them. The results come
+    /// in the order of the commits, each with the stream's new head.
+    ///
+    /// # Errors
+    /// `Conflict` per stream where a later run has taken it over: nothing was committed for it.
+    async fn commit(&self, commits: Vec<StreamCommit>) -> Vec<Result<StreamHead>>;
+
+    /// Where every stream stands, read without taking anything over.
+    async fn heads(&self) -> Result<Vec<(StreamId, StreamHead)>>;
+
+    /// The pipeline that wrote here last; `None` where nothing was written.
+    async fn pipeline(&self) -> Result<Option<Pipeline>>;
+
+    /// The contents of a window that a head names, verified against its hash.
+    async fn window(&self, stream: &StreamId, window: &WindowRef) -> Result<Vec<u8>>;
+
+    /// The visible files of a stream, exactly as one commit says.
+    async fn files(&self, stream: &StreamId) -> Result<Vec<VisibleFile>>;
+
+    /// The latest view of a stream as a query for an engine; `Config` where the engine is not known.
+    async fn view(&self, stream: &StreamId, engine: &str) -> Result<String> {
+        let _ = stream;
+        Err(Error::new(ErrorKind::Config, format!("{} prints no view for {engine}", self.kind())))
+    }
+
+    /// Removes all data and commits of a stream that this pipeline wrote. Files that are not ours stay.
+    async fn clear(&self, stream: &StreamId) -> Result<()>;
+}
+
+/// Writes the files of one unit. Dropping it unfinished leaves nothing that anyone would see.
+#[async_trait]
+pub trait Writer: Send {
+    /// Writes a batch, waiting while the destination is slow or the memory budget is used up.
+    async fn write(&mut self, batch: Batch) -> Result<()>;
+
+    /// Finishes and syncs all files. A unit without rows gives one file without rows where `keep_empty`, else none.
+    async fn finish(self: Box<Self>, keep_empty: bool) -> Result<Vec<WrittenFile>>;
+
+    /// Gives up and removes what was written.
+    async fn abort(self: Box<Self>);
+}

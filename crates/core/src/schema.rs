@@ -1,0 +1,236 @@
+//! Columns and their types: the targets that every source maps to, and their Arrow form.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, TimeUnit};
+
+use crate::{Error, ErrorKind};
+
+/// The type of a column at the destination. Sources map to these and to nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ColumnType {
+    /// Arrow Boolean.
+    Boolean,
+    /// Arrow Int8.
+    Int8,
+    /// Arrow Int16.
+    Int16,
+    /// Arrow Int32.
+    Int32,
+    /// Arrow Int64.
+    Int64,
+    /// Arrow UInt8.
+    UInt8,
+    /// Arrow UInt16.
+    UInt16,
+    /// Arrow UInt32.
+    UInt32,
+    /// Arrow UInt64.
+    UInt64,
+    /// Arrow Float32.
+    Float32,
+    /// Arrow Float64.
+    Float64,
+    /// Arrow Decimal128 up to 38 digits, Decimal256 up to 76.
+    Decimal {
+        /// All digits, 1 to 76.
+        precision: u8,
+        /// Digits after the point, 0 to `precision`.
+        scale: u8,
+    },
+    /// Arrow Utf8.
+    Text,
+    /// Arrow Utf8 with the JSON logical type; the source's own text.
+    Json,
+    /// Arrow FixedSizeBinary(16) with the UUID logical type.
+    Uuid,
+    /// Arrow Binary.
+    Binary,
+    /// Arrow Date32.
+    Date,
+    /// Arrow Time64(µs).
+    Time,
+    /// Arrow Timestamp(µs) without a zone: a wall clock.
+    Timestamp,
+    /// Arrow Timestamp(µs, UTC): an instant.
+    TimestampTz,
+    /// Arrow List of another type; elements may be null.
+    List(Box<ColumnType>),
+}
+
+impl ColumnType {
+    /// The most digits that a decimal can have.
+    pub const MAX_DECIMAL_PRECISION: u8 = 76;
+
+    /// Its Arrow type.
+    pub fn arrow(&self) -> DataType {
+        match self {
+            Self::Boolean => DataType::Boolean,
+            Self::Int8 => DataType::Int8,
+            Self::Int16 => DataType::Int16,
+            Self::Int32 => DataType::Int32,
+            Self::Int64 => DataType::Int64,
+            Self::UInt8 => DataType::UInt8,
+            Self::UInt16 => DataType::UInt16,
+            Self::UInt32 => DataType::UInt32,
+            Self::UInt64 => DataType::UInt64,
+            Self::Float32 => DataType::Float32,
+            Self::Float64 => DataType::Float64,
+            Self::Decimal { precision, scale } if *precision <= 38 => {
+                DataType::Decimal128(*precision, *scale as i8)
+            }
+            Self::Decimal { precision, scale } => DataType::Decimal256(*precision, *scale as i8),
+            Self::Text | Self::Json => DataType::Utf8,
+            Self::Uuid => DataType::FixedSizeBinary(16),
+            Self::Binary => DataType::Binary,
+            Self::Date => DataType::Date32,
+            Self::Time => DataType::Time64(TimeUnit::Microsecond),
+            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
+            Self::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::List(item) => DataType::List(Arc::new(item.field("element"))),
+        }
+    }
+
+    /// A nullable Arrow field of this type, with the canonical extension type where there is one.
+    pub fn field(&self, name: &str) -> Field {
+        let field = Field::new(name, self.arrow(), true);
+        let extension = match self {
+            Self::Json => "arrow.json",
+            Self::Uuid => "arrow.uuid",
+            _ => return field,
+        };
+        let mut metadata = HashMap::from([("ARROW:extension:name".to_owned(), extension.to_owned())]);
+        if matches!(self, Self::Json) {
+            metadata.insert("ARROW:extension:metadata".to_owned(), String::new());
+        }
+        field.with_metadata(metadata)
+    }
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Boolean => "boolean",
+            Self::Int8 => "int8",
+            Self::Int16 => "int16",
+            Self::Int32 => "int32",
+            Self::Int64 => "int64",
+            Self::UInt8 => "uint8",
+            Self::UInt16 => "uint16",
+            Self::UInt32 => "uint32",
+            Self::UInt64 => "uint64",
+            Self::Float32 => "float",
+            Self::Float64 => "double",
+            Self::Decimal { precision, scale } => return write!(f, "decimal({precision},{scale})"),
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Uuid => "uuid",
+            Self::Binary => "binary",
+            Self::Date => "date",
+            Self::Time => "time",
+            Self::Timestamp => "timestamp",
+            Self::TimestampTz => "timestamptz",
+            Self::List(item) => return write!(f, "list<{item}>"),
+        };
+        f.write_str(name)
+    }
+}
+
+impl FromStr for ColumnType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let text = text.trim();
+        let unknown = || {
+            Error::new(ErrorKind::Config, format!("no column type is called \"{text}\"")).hint(
+                "types are boolean, int8 … int64, uint8 … uint64, float, double, decimal(p,s), text, json, uuid, \
+                 binary, date, time, timestamp, timestamptz, list<type>",
+            )
+        };
+        if let Some(item) = text.strip_prefix("list<").and_then(|rest| rest.strip_suffix('>')) {
+            return Ok(Self::List(Box::new(item.parse()?)));
+        }
+        if let Some(digits) = text.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')')) {
+            let (precision, scale) = digits.split_once(',').ok_or_else(unknown)?;
+            let precision: u8 = precision.trim().parse().map_err(|_| unknown())?;
+            let scale: u8 = scale.trim().parse().map_err(|_| unknown())?;
+            if precision == 0 || precision > Self::MAX_DECIMAL_PRECISION || scale > precision {
+                return Err(Error::new(ErrorKind::Config, format!("\"{text}\" is no decimal"))
+                    .hint("a decimal(p,s) has 1 <= p <= 76 and 0 <= s <= p"));
+            }
+            return Ok(Self::Decimal { precision, scale });
+        }
+        Ok(match text {
+            "boolean" | "bool" => Self::Boolean,
+            "int8" => Self::Int8,
+            "int16" => Self::Int16,
+            "int32" => Self::Int32,
+            "int64" => Self::Int64,
+            "uint8" => Self::UInt8,
+            "uint16" => Self::UInt16,
+            "uint32" => Self::UInt32,
+            "uint64" => Self::UInt64,
+            "float" => Self::Float32,
+            "double" => Self::Float64,
+            "text" | "string" => Self::Text,
+            "json" => Self::Json,
+            "uuid" => Self::Uuid,
+            "binary" => Self::Binary,
+            "date" => Self::Date,
+            "time" => Self::Time,
+            "timestamp" => Self::Timestamp,
+            "timestamptz" => Self::TimestampTz,
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+/// One column of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// The source's name for it, which is also its name at the destination.
+    pub name: String,
+    /// What it becomes at the destination.
+    pub column_type: ColumnType,
+    /// The source's own name for its type, for people and for override checks.
+    pub source_type: String,
+    /// Whether the source allows null in it.
+    pub nullable: bool,
+    /// Whether the source computes it from other columns.
+    pub generated: bool,
+    /// Whether every value is known to be distinct (a one-column key): a dictionary would only cost.
+    pub unique: bool,
+    /// The comment that the source keeps with the column.
+    pub comment: Option<String>,
+    /// A narrower type that would fit the values seen in the source's statistics.
+    pub suggested_type: Option<ColumnType>,
+}
+
+/// The columns of a stream, in order. Names are distinct.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Schema {
+    /// The columns, in the source's order.
+    pub columns: Vec<Column>,
+}
+
+impl Schema {
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Where the column of that name stands.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// The data columns as an Arrow schema, all nullable (a delete carries only its key).
+    pub fn arrow(&self) -> ArrowSchema {
+        ArrowSchema::new(
+            self.columns.iter().map(|column| column.column_type.field(&column.name)).collect::<Vec<_>>(),
+        )
+    }
+}
