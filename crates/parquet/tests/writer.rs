@@ -39,7 +39,6 @@ fn all_types() -> Vec<Column> {
         ("double", ColumnType::Float64),
         ("money", decimal(18, 2)),
         ("wide", decimal(38, 10)),
-        ("huge", decimal(76, 3)),
         ("text", ColumnType::Text),
         ("json", ColumnType::Json),
         ("uuid", ColumnType::Uuid),
@@ -88,11 +87,6 @@ fn row_of_every_type(columns: &[Column], ids: &[i64]) -> RecordBatch {
                 }
                 ColumnType::Boolean => {
                     Arc::new(value().map(|v| v.map(|v| v % 4 == 0)).collect::<BooleanArray>())
-                }
-                ColumnType::Decimal { precision, scale } if *precision > 38 => {
-                    let digits = value().map(|v| v.map(arrow::datatypes::i256::from));
-                    let array = Decimal256Array::from_iter(digits);
-                    Arc::new(array.with_precision_and_scale(*precision, *scale as i8).unwrap())
                 }
                 ColumnType::Decimal { precision, scale } => {
                     let array = Decimal128Array::from_iter(value().map(|v| v.map(i128::from)));
