@@ -200,47 +200,52 @@ fn text_encoding(builder: WriterPropertiesBuilder, encoding: Encoding) -> Writer
     each(chunk_statistics(builder), &WIDE, |b, path| b.set_column_encoding(path, encoding))
 }
 
-const SETTINGS: [(&str, Setting); 14] = [
+const FEW: [&str; 9] = [
+    "cab_type_id",
+    "vendor_id",
+    "rate_code_id",
+    "passenger_count",
+    "payment_type",
+    "trip_type",
+    "_lw_synced_at",
+    "pickup_location_id",
+    "dropoff_location_id",
+];
+
+fn few_in_dictionary(builder: WriterPropertiesBuilder) -> WriterPropertiesBuilder {
+    each(chunk_statistics(builder), &FEW, |b, path| b.set_column_dictionary_enabled(path, true))
+}
+
+fn no_text_statistics(builder: WriterPropertiesBuilder) -> WriterPropertiesBuilder {
+    let columns = columns();
+    let text: Vec<&str> = columns
+        .iter()
+        .filter(|column| column.column_type == ColumnType::Text)
+        .map(|column| column.name.as_str())
+        .collect();
+    each(few_in_dictionary(builder), &text, |b, path| {
+        b.set_column_statistics_enabled(path, EnabledStatistics::None)
+    })
+}
+
+const SETTINGS: [(&str, Setting); 15] = [
     ("parquet's defaults", |b| b),
     ("delta on ints", delta),
-    ("  and no dictionary on wide text", wide_plain),
-    ("  and statistics per chunk", chunk_statistics),
-    ("    no statistics at all", |b| chunk_statistics(b).set_statistics_enabled(EnabledStatistics::None)),
-    ("    no offset index", |b| chunk_statistics(b).set_offset_index_disabled(true)),
-    ("    few-valued ints in a dictionary", |b| {
-        let few = [
-            "cab_type_id",
-            "vendor_id",
-            "rate_code_id",
-            "passenger_count",
-            "payment_type",
-            "trip_type",
-            "_lw_synced_at",
-        ];
-        each(chunk_statistics(b), &few, |b, path| b.set_column_dictionary_enabled(path, true))
-    }),
-    ("    265-valued ints in one too", |b| {
-        let few = [
-            "cab_type_id",
-            "vendor_id",
-            "rate_code_id",
-            "passenger_count",
-            "payment_type",
-            "trip_type",
-            "_lw_synced_at",
-            "pickup_location_id",
-            "dropoff_location_id",
-        ];
-        each(chunk_statistics(b), &few, |b, path| b.set_column_dictionary_enabled(path, true))
-    }),
-    ("    no dictionary on amounts", |b| {
+    ("+ no dictionary on wide text", wide_plain),
+    ("+ statistics per chunk", chunk_statistics),
+    ("  no statistics at all", |b| chunk_statistics(b).set_statistics_enabled(EnabledStatistics::None)),
+    ("  no offset index", |b| chunk_statistics(b).set_offset_index_disabled(true)),
+    ("  no dictionary on amounts", |b| {
         each(chunk_statistics(b), &AMOUNTS, |b, path| b.set_column_dictionary_enabled(path, false))
     }),
-    ("    wide text delta-length", |b| text_encoding(b, Encoding::DELTA_LENGTH_BYTE_ARRAY)),
-    ("    wide text delta", |b| text_encoding(b, Encoding::DELTA_BYTE_ARRAY)),
-    ("    write batch 8192", |b| chunk_statistics(b).set_write_batch_size(8192)),
-    ("    pages without a row limit", |b| chunk_statistics(b).set_data_page_row_count_limit(usize::MAX)),
-    ("    pages of 256 KiB", |b| chunk_statistics(b).set_data_page_size_limit(256 << 10)),
+    ("  wide text delta-length", |b| text_encoding(b, Encoding::DELTA_LENGTH_BYTE_ARRAY)),
+    ("  wide text delta", |b| text_encoding(b, Encoding::DELTA_BYTE_ARRAY)),
+    ("  write batch 8192", |b| chunk_statistics(b).set_write_batch_size(8192)),
+    ("  pages without a row limit", |b| chunk_statistics(b).set_data_page_row_count_limit(usize::MAX)),
+    ("  pages of 100,000 rows", |b| chunk_statistics(b).set_data_page_row_count_limit(100_000)),
+    ("  pages of 256 KiB", |b| chunk_statistics(b).set_data_page_size_limit(256 << 10)),
+    ("+ few-valued ints in a dictionary", few_in_dictionary),
+    ("+ no statistics on text", no_text_statistics),
 ];
 
 fn theirs(batches: &[RecordBatch], setting: Setting) -> u64 {

@@ -50,7 +50,8 @@ impl Held {
         }
         let _lock = StreamLock::acquire(&self.paths.lock())?;
         let window = match &commit.window {
-            Some(bytes) => Some(self.stage_window(bytes)?),
+            Some(bytes) if self.staging.is_dir() => Some(self.stage_window(bytes)?),
+            Some(_) => return Err(staging_gone(&self.staging)),
             None => None,
         };
         let record = loop {
@@ -61,7 +62,12 @@ impl Held {
                 record.kind.push(Kind::Checkpoint);
                 record.checkpoint = Some(Box::new(so_far));
             }
-            match log::append(&self.paths, &self.staging, &record) {
+            // A run that took the stream over has emptied this one's staging too: look before writing there.
+            let appended = match self.paths.record(record.number).exists() {
+                true => Ok(Appended::Taken),
+                false => log::append(&self.paths, &self.staging, &record),
+            };
+            match appended {
                 Ok(Appended::Linked) => break record,
                 Ok(Appended::Taken) => {
                     let other = self.taken(record.number)?;
@@ -285,6 +291,13 @@ pub(crate) fn taken_over(by: &Record) -> Error {
     .hint("let one run at a time write to a destination; start this one again when the other is done")
 }
 
+/// The directory of a run's unfinished files is gone, which only a later run or `clear` does.
+pub(crate) fn staging_gone(path: &Path) -> Error {
+    Error::new(ErrorKind::Conflict, "another run has taken this stream over, or it was cleared")
+        .at("path", path.display())
+        .hint("let one run at a time write to a destination; start this one again when the other is done")
+}
+
 /// Another pipeline has the stream.
 pub(crate) fn other_pipeline(pipeline: &str) -> Error {
     Error::new(ErrorKind::Conflict, "this stream belongs to another pipeline at the destination")
@@ -298,4 +311,46 @@ pub(crate) fn other_pipeline(pipeline: &str) -> Error {
 /// A stream's name as records have it.
 pub(crate) fn stream_name(id: &StreamId) -> StreamName {
     StreamName { namespace: id.namespace.clone(), name: id.name.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lakeward_core::{Definition, Fingerprint, OpenStep, SourceIdentity, SyncMode};
+    use serde_json::{Map, Value};
+
+    #[test]
+    fn a_link_that_succeeded_though_the_file_system_said_no_counts_once() -> Result<()> {
+        let root = tempfile::tempdir().unwrap();
+        let id = StreamId::new("public", "t");
+        let paths = StreamPaths { visible: root.path().join("v"), meta: root.path().join("m") };
+        let source = SourceIdentity { kind: "test".to_owned(), facts: Map::new() };
+        let run = Run { id: "a".to_owned(), pipeline: "p".to_owned(), source };
+        let mut held = Held::take_over(paths, &id, &run)?;
+        let mut commit = StreamCommit::new(id, 1, "open".to_owned());
+        commit.open = Some(OpenStep {
+            definition: Definition {
+                sync_mode: SyncMode::Cdc,
+                key: Vec::new(),
+                cursor: Vec::new(),
+                filter: None,
+                partition: Vec::new(),
+                columns: Vec::new(),
+            },
+            fingerprint: Fingerprint::default(),
+            snapshot: Value::Null,
+            plan: Vec::new(),
+            backfill: true,
+        });
+        let record = held.draft(&commit, None)?;
+        assert_eq!(log::append(&held.paths, &held.staging, &record).unwrap(), Appended::Linked);
+        assert_eq!(held.commit(&commit)?.commit, 1);
+        // Another record of this run at the next number is passed by, not overwritten.
+        let mut other = held.repeat();
+        other.unit = Some("other".to_owned());
+        assert_eq!(log::append(&held.paths, &held.staging, &other).unwrap(), Appended::Linked);
+        let next = StreamCommit::new(commit.stream.clone(), 1, "next".to_owned());
+        assert_eq!(held.commit(&next)?.commit, 3);
+        Ok(())
+    }
 }

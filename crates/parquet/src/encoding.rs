@@ -2,7 +2,9 @@
 //!
 //! Integers, dates and times are delta-packed without a dictionary; where the first batch shows few distinct
 //! values the dictionary stays on, with the delta encoding behind it should it overflow. Text keeps its dictionary
-//! unless its values hardly repeat. `benches/encode.rs` measures the choices.
+//! unless its values hardly repeat. Row groups carry statistics, not pages, and text columns only where rows are
+//! likely to be sought by them: comparing all text takes a third of the encoder's time, and the least and greatest
+//! text of a million unsorted rows exclude nothing. `benches/encode.rs` measures the choices.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -18,6 +20,10 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
+/// Where the operation and the order stand in a file schema; see [`SystemColumns`](lakeward_core::SystemColumns).
+pub(crate) const OP: usize = 0;
+pub(crate) const SEQ: usize = 1;
+
 /// Rows of the first batch that are looked at.
 const SAMPLE: usize = 4096;
 
@@ -28,6 +34,8 @@ pub(crate) struct Encoder {
     pub(crate) row_group_rows: usize,
     /// Columns whose values are known to be distinct, by index in the file schema.
     pub(crate) unique: Vec<usize>,
+    /// Text columns by which rows are likely to be sought: order, keys, cursors, partitions.
+    pub(crate) sought: Vec<usize>,
 }
 
 impl Encoder {
@@ -43,21 +51,34 @@ impl Encoder {
             .set_compression(self.compression)
             .set_max_row_group_row_count(Some(self.row_group_rows))
             .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_data_page_row_count_limit(PAGE_ROWS)
             .set_key_value_metadata(Some(metadata));
         for (index, field) in schema.fields().iter().enumerate() {
             let column = first.map(|batch| batch.column(index));
             let distinct =
                 if self.unique.contains(&index) { Some(1.0) } else { column.and_then(distinct_share) };
             builder = encode_column(builder, field.name(), field.data_type(), distinct);
+            if index == SEQ {
+                // Fixed width, ascending: neighbours share most of it. Constant in a dictionary where rows are read.
+                let path = ColumnPath::new(vec![field.name().clone()]);
+                builder = builder.set_column_encoding(path, Encoding::DELTA_BYTE_ARRAY);
+            }
+            let text = matches!(field.data_type(), DataType::Utf8 | DataType::Binary);
+            if text && !self.sought.contains(&index) {
+                let path = ColumnPath::new(vec![field.name().clone()]);
+                builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
+            }
         }
         Arc::new(builder.build())
     }
 }
 
 /// Integers in a dictionary pay only where each value comes often.
-const INTEGER_DICTIONARY: f64 = 0.05;
+const INTEGER_DICTIONARY: f64 = 0.1;
 /// Text in a dictionary pays unless values hardly repeat.
-const TEXT_DICTIONARY: f64 = 0.5;
+const TEXT_DICTIONARY: f64 = 0.9;
+/// Rows of a page. Parquet's default of 20,000 makes many small pages of columns that compress well.
+const PAGE_ROWS: usize = 100_000;
 
 fn encode_column(
     builder: WriterPropertiesBuilder,
@@ -66,6 +87,7 @@ fn encode_column(
     distinct: Option<f64>,
 ) -> WriterPropertiesBuilder {
     let path = ColumnPath::new(vec![name.to_owned()]);
+    let repeats = distinct.is_none_or(|share| share <= TEXT_DICTIONARY);
     match data_type {
         DataType::Int8
         | DataType::Int16
@@ -83,8 +105,11 @@ fn encode_column(
                 .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
                 .set_column_dictionary_enabled(path, dictionary)
         }
-        DataType::Utf8 | DataType::Binary | DataType::FixedSizeBinary(_) | DataType::Decimal128(..) => {
-            builder.set_column_dictionary_enabled(path, distinct.is_none_or(|share| share <= TEXT_DICTIONARY))
+        DataType::Utf8 | DataType::Binary if !repeats => builder
+            .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+            .set_column_dictionary_enabled(path, false),
+        DataType::FixedSizeBinary(_) | DataType::Decimal128(..) => {
+            builder.set_column_dictionary_enabled(path, repeats)
         }
         _ => builder,
     }

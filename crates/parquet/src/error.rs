@@ -37,3 +37,21 @@ pub(crate) fn parquet_error(path: &Path, error: ParquetError) -> Error {
         .at("path", path.display())
         .source(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_with_its_path_through_the_encoder_too() {
+        let full = || io::Error::from_raw_os_error(28);
+        let path = Path::new("/lake/x.part");
+        for error in
+            [io_error("write", path, full()), parquet_error(path, ParquetError::External(Box::new(full())))]
+        {
+            assert_eq!(error.kind(), ErrorKind::Destination);
+            assert!(error.to_string().contains("/lake/x.part"), "{error}");
+            assert!(error.remedy().unwrap().contains("free space"), "{error:?}");
+        }
+    }
+}

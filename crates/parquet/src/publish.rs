@@ -72,6 +72,8 @@ impl Stage<'_> {
             SwapStep::Replace => {
                 self.place(files, !done)?;
                 if !done {
+                    // A chunk that was read again must not come into sight twice.
+                    self.remove_strays_in(&self.paths.hidden(self.fold.generation), true)?;
                     self.exchange()?;
                 }
             }
@@ -251,16 +253,18 @@ impl Stage<'_> {
         if self.fold.open.is_some() {
             homes.push(self.paths.hidden(self.fold.generation));
         }
-        for home in homes {
-            for path in walk(&home)?.into_iter().filter(|path| is_ours(path)) {
-                let live = path
-                    .to_str()
-                    .and_then(|path| self.fold.files.get(path))
-                    .is_some_and(|file| self.home(file.generation, false) == home);
-                if !live {
-                    remove_file(&home.join(path))?;
-                    failpoint::hit("parquet-stray-removed")?;
-                }
+        homes.iter().try_for_each(|home| self.remove_strays_in(home, false))
+    }
+
+    fn remove_strays_in(&self, home: &Path, swap_pending: bool) -> Result<()> {
+        for path in walk(home)?.into_iter().filter(|path| is_ours(path)) {
+            let live = path
+                .to_str()
+                .and_then(|path| self.fold.files.get(path))
+                .is_some_and(|file| self.home(file.generation, swap_pending) == home);
+            if !live {
+                remove_file(&home.join(path))?;
+                failpoint::hit("parquet-stray-removed")?;
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use sha2::{Digest, Sha256};
 
+use crate::commit::staging_gone;
 use crate::durable::remove_file;
 use crate::error::{io_error, parquet_error};
 use crate::layout::hex;
@@ -59,11 +60,11 @@ impl StagedFile {
         schema: &SchemaRef,
         properties: Arc<WriterProperties>,
     ) -> Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|e| io_error("create a file", &path, e))?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => staging_gone(&path),
+                _ => io_error("create a file", &path, e),
+            })?;
         let target = Hashed { file, hash: Sha256::new(), bytes: 0 };
         let writer = ArrowWriter::try_new(target, schema.clone(), Some(properties.as_ref().clone()))
             .map_err(|e| parquet_error(&path, e))?;

@@ -11,7 +11,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use lakeward_core::{
-    Batch, Error, FileKind, Position, Reservation, Result, Sequence, SystemColumns, UnitSpec, Writer,
+    Batch, Column, Error, FileKind, Position, Reservation, Result, Sequence, SystemColumns, UnitSpec, Writer,
     WrittenFile, failpoint,
 };
 use parquet::file::metadata::KeyValue;
@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::config::Settings;
 use crate::durable::{remove_file, sync_dir};
-use crate::encoding::Encoder;
+use crate::encoding::{Encoder, OP, SEQ};
 use crate::partition::{PartitionKey, Partitioner};
 use crate::staged::StagedFile;
 
@@ -108,13 +108,19 @@ impl Unit {
         let columns = spec.stream.file_columns();
         let file_schema = spec.stream.system.file_schema(&columns)?;
         let system = file_schema.fields().len() - columns.columns.len();
-        let unique = columns.columns.iter().enumerate();
-        let unique = unique.filter(|(_, column)| column.unique).map(|(index, _)| index + system).collect();
+        let indices = |wanted: &dyn Fn(&Column) -> bool| {
+            let columns = columns.columns.iter().enumerate();
+            columns.filter(|(_, column)| wanted(column)).map(|(index, _)| index + system).collect::<Vec<_>>()
+        };
+        let unique = indices(&|column| column.unique);
+        let mut sought = indices(&|column| spec.stream.is_strict(&column.name));
+        sought.extend([OP, SEQ]);
         Ok(Self {
             encoder: Encoder {
                 compression: settings.compression,
                 row_group_rows: settings.row_group_rows,
                 unique,
+                sought,
             },
             target_file_size: settings.target_file_size,
             staging,
