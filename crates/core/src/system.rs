@@ -130,6 +130,10 @@ impl SystemColumns {
             None => new_null_array(schema.field(5).data_type(), rows),
         });
         columns.extend(batch.rows.columns().iter().cloned());
+        // What is left are columns that the source has dropped: they stay, and are null.
+        for field in schema.fields().iter().skip(columns.len()) {
+            columns.push(new_null_array(field.data_type(), rows));
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(schema.clone(), columns, &options)
             .map_err(|e| Error::bug("a batch does not have its stream's schema").source(e))
