@@ -73,13 +73,13 @@ def has_wide_decimal(kind):
     return pa.types.is_decimal(kind) and kind.precision > 38
 
 
-def without_wide_decimals(table, substitute):
-    """Such decimals as `substitute` (string: exact; double: as the other readers have them)."""
+def without_wide_decimals(table):
+    """Such decimals as their text."""
     fields = []
     for field in table.schema:
         if has_wide_decimal(field.type):
             nested = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
-            field = field.with_type(pa.list_(substitute) if nested else substitute)
+            field = field.with_type(pa.list_(pa.string()) if nested else pa.string())
         fields.append(field)
     return table.cast(pa.schema(fields))
 

@@ -17,9 +17,15 @@ import pyarrow.dataset as ds
 
 
 def by_duckdb(files):
+    for field in lake.unified_schema(files):
+        if lake.has_wide_decimal(field.type):
+            raise ValueError(f"DuckDB reads {field.name}, {field.type}, as a double")
     paths = ", ".join(lake.literal(file) for file in files)
     sql = f"SELECT * FROM read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
-    return lake.connect().execute(sql).to_arrow_table()
+    connection = lake.connect()
+    # Without it a UUID leaves DuckDB as text.
+    connection.execute("SET arrow_lossless_conversion = true")
+    return connection.execute(sql).to_arrow_table()
 
 
 def by_polars(files):
@@ -35,35 +41,33 @@ def by_pyarrow(files):
 
 
 def summary(table):
-    # Decimals of more than 38 digits are doubles to DuckDB: all are compared as such.
-    table = lake.without_wide_decimals(table, pa.float64())
+    table = lake.without_wide_decimals(table)
     aliases = [f"c{n}" for n in range(table.num_columns)]
     connection = lake.connect()
     connection.register("read", table.rename_columns(aliases))
     kinds = {row[0]: row[1] for row in connection.execute("DESCRIBE read").fetchall()}
     columns = {}
     for name, alias in zip(table.column_names, aliases):
-        value = lake.text(f"CAST({alias} AS {canonical(kinds[alias])})", canonical(kinds[alias]))
-        if lake.base(canonical(kinds[alias])) == "BLOB":
-            # What one engine calls a UUID another calls bytes.
-            value = f"replace({value}, '-', '')"
+        value = canonical(alias, kinds[alias])
         sums = f"count(*) - count({alias}), coalesce(sum(CAST(hash({value}) AS HUGEINT)) FILTER ({alias} IS NOT NULL), 0)"
         nulls, digest = connection.execute(f"SELECT {sums} FROM read").fetchone()
         columns[name] = {"nulls": nulls, "hash": f"{digest % 2**64:016x}"}
     return {"rows": table.num_rows, "columns": columns}
 
 
-def canonical(kind):
-    """The one type that a value of this type is compared as: engines differ in units and names."""
-    brackets = "[]" if lake.is_list(kind) else ""
+def canonical(alias, kind):
+    """One text for a value, whatever unit or name the engine has for its type."""
     element = lake.base(kind)
+    if element in ("TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"):
+        kind = kind.replace(element, "TIMESTAMP")
+        alias = f"CAST({alias} AS {kind})"
+    value = lake.text(alias, kind)
+    # What one engine calls a UUID another calls bytes.
     if element == "UUID":
-        element = "BLOB"
-    elif element in ("TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"):
-        element = "TIMESTAMP"
-    elif element == "JSON":
-        element = "VARCHAR"
-    return element + brackets
+        value = f"replace({value}, '-', '')"
+    if element in ("UUID", "BLOB"):
+        value = f"replace({value}, '\\x', '')"
+    return value
 
 
 def main():

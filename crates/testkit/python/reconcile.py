@@ -56,7 +56,7 @@ def main():
 def read(connection, files, schema, aliases):
     """Makes the view `log` of all rows of all files, and returns the type of each column."""
     if lake.beyond_duckdb(schema):
-        table = lake.without_wide_decimals(lake.arrow_table(files, schema), lake.pa.string())
+        table = lake.without_wide_decimals(lake.arrow_table(files, schema))
         connection.register("arrow_files", table.rename_columns(list(aliases.values())))
         connection.execute("CREATE VIEW log AS SELECT * FROM arrow_files")
     else:
