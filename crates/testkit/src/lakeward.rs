@@ -311,7 +311,14 @@ impl Output {
     /// Unless it ended with this code, showing what it said.
     #[track_caller]
     pub fn assert_code(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "`lakeward {}` said:\n{}{}", self.command, self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "`lakeward {}` said:\n{}{}",
+            self.command,
+            self.stdout,
+            self.stderr
+        );
         self
     }
 

@@ -213,7 +213,10 @@ fn free_port() -> Result<u16> {
 
 async fn run(mut command: Command, what: &str) -> Result<()> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = tokio::process::Command::from(command).output().await.with_context(|| format!("cannot run {what}"))?;
+    let output = tokio::process::Command::from(command)
+        .output()
+        .await
+        .with_context(|| format!("cannot run {what}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{what} failed: {said}");
     Ok(())

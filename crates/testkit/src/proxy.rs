@@ -244,7 +244,11 @@ async fn forward(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, shared: &Sha
         }
         let rate = shared.rate.load(Ordering::Relaxed);
         // A tenth of a second's worth at a time.
-        let most = if rate == 0 { buffer.len() } else { usize::try_from(rate / 10).map_or(1, |n| n.clamp(1, 64 << 10)) };
+        let most = if rate == 0 {
+            buffer.len()
+        } else {
+            usize::try_from(rate / 10).map_or(1, |n| n.clamp(1, 64 << 10))
+        };
         let count = match from.read(&mut buffer[..most]).await {
             Ok(0) | Err(_) => break,
             Ok(count) => count,

@@ -84,7 +84,9 @@ impl PgServer {
         let variable = format!("LAKEWARD_TEST_{}_PORT", version.name().to_uppercase());
         let port = match std::env::var(&variable) {
             Ok(port) => port,
-            Err(_) => fs::read_to_string(version.directory().join("port")).with_context(|| version.advice())?,
+            Err(_) => {
+                fs::read_to_string(version.directory().join("port")).with_context(|| version.advice())?
+            }
         };
         let port = port.trim().parse().with_context(|| format!("{variable} is no port"))?;
         std::net::TcpStream::connect((HOST, port)).with_context(|| version.advice())?;
@@ -140,18 +142,24 @@ impl PgServer {
         ensure!(name.len() < 64, "{prefix} is too long for the name of a database");
         let client = self.connect("postgres").await?;
         client.batch_execute(&format!("CREATE DATABASE {} TEMPLATE template0", quote_ident(&name))).await?;
-        Ok(TestDatabase { server: self.clone(), name })
+        Ok(TestDatabase { server: self.clone(), name, ours: true })
     }
 }
 
-/// A database of one test's own, dropped with this handle.
+/// A database of one test's own, dropped with this handle, or an [existing](Self::existing) one.
 #[derive(Debug)]
 pub struct TestDatabase {
     server: PgServer,
     name: String,
+    ours: bool,
 }
 
 impl TestDatabase {
+    /// A database that was there before and stays.
+    pub fn existing(server: &PgServer, name: &str) -> Self {
+        Self { server: server.clone(), name: name.to_owned(), ours: false }
+    }
+
     /// The server that it is on.
     pub fn server(&self) -> &PgServer {
         &self.server
@@ -177,7 +185,8 @@ impl TestDatabase {
     /// The single value that a query returns, as the server prints it; none for NULL.
     pub async fn value(&self, sql: &str) -> Result<Option<String>> {
         let client = self.client().await?;
-        let messages = client.simple_query(sql).await.with_context(|| format!("failed: {}", shortened(sql)))?;
+        let messages =
+            client.simple_query(sql).await.with_context(|| format!("failed: {}", shortened(sql)))?;
         for message in messages {
             if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
                 return Ok(row.get(0).map(str::to_owned));
@@ -231,6 +240,9 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
+        if !self.ours {
+            return;
+        }
         if std::env::var_os("LAKEWARD_TEST_KEEP").is_some() {
             eprintln!("kept: {}", self.url());
             return;

@@ -16,6 +16,9 @@ use tokio_postgres::error::SqlState;
 
 use crate::server::TestDatabase;
 
+/// The keys of the rows that were there first are below this; each writer's own follow.
+const KEYS_EACH: i64 = 1_000_000_000;
+
 /// The seed of this run: `LAKEWARD_TEST_SEED`, or one drawn anew; printed either way, so that a
 /// failed test's output says how to run it again.
 pub fn seed() -> u64 {
@@ -75,7 +78,8 @@ impl Workload {
         for writer in 0..self.writers {
             let client = db.client().await?;
             let rng = StdRng::seed_from_u64(self.seed ^ (u64::from(writer) << 32));
-            let pause = (self.rate > 0).then(|| Duration::from_secs_f64(f64::from(self.writers) / f64::from(self.rate)));
+            let pause = (self.rate > 0)
+                .then(|| Duration::from_secs_f64(f64::from(self.writers) / f64::from(self.rate)));
             let writer = Writer { workload: self.clone(), client, rng, number: writer, made: 0 };
             tasks.push(tokio::spawn(writer.run(shared.clone(), pause)));
         }
@@ -136,7 +140,7 @@ struct Writer {
     client: Client,
     rng: StdRng,
     number: u32,
-    made: u64,
+    made: i64,
 }
 
 impl Writer {
@@ -178,11 +182,18 @@ impl Writer {
     fn statement(&mut self) -> String {
         let table = &self.workload.table;
         let (spread, size) = (self.rng.random::<f64>(), self.rng.random_range(1..=30));
-        let some = format!("(SELECT id FROM {table} WHERE id >= (SELECT (max(id) * {spread}::float8)::bigint FROM {table}) ORDER BY id LIMIT {size})");
+        // Rows that were there before, or those that some writer has made.
+        let owner =
+            if self.rng.random_ratio(2, 3) { 0 } else { self.rng.random_range(1..=self.workload.writers) };
+        let (from, to) = (KEYS_EACH * i64::from(owner), KEYS_EACH * (i64::from(owner) + 1));
+        let last =
+            format!("coalesce((SELECT max(id) FROM {table} WHERE id BETWEEN {from} AND {to} - 1), {from})");
+        let start = format!("{from} + (({last} - {from}) * {spread}::float8)::bigint");
+        let some = format!("(SELECT id FROM {table} WHERE id >= {start} ORDER BY id LIMIT {size})");
         match self.rng.random_range(0..100) {
             // Keys of its own, above all others, so that inserts never meet.
             0..25 => {
-                let first = 1_000_000_000 * (i64::from(self.number) + 1) + i64::try_from(self.made).unwrap_or(0) * 10;
+                let first = KEYS_EACH * (i64::from(self.number) + 1) + self.made * 10;
                 self.made += size;
                 format!(
                     "INSERT INTO {table} (id, version, amount, note) SELECT {first} + n * 10, 0, n, repeat('i', n::int) \
@@ -192,7 +203,9 @@ impl Writer {
             }
             25..40 => format!("DELETE FROM {table} WHERE id IN {some}"),
             40..50 if self.workload.change_keys => {
-                format!("UPDATE {table} SET id = id + 1, version = version + 1 WHERE id % 10 < 9 AND id IN {some}")
+                format!(
+                    "UPDATE {table} SET id = id + 1, version = version + 1 WHERE id % 10 < 9 AND id IN {some}"
+                )
             }
             // Longer than the free space of its page: the row moves to another one.
             50..65 => format!(
@@ -203,7 +216,9 @@ impl Writer {
                 "UPDATE {table} SET big = (SELECT string_agg(md5(id::text || i || {}), '') FROM generate_series(1, 200) i) WHERE id IN {some}",
                 self.rng.random_range(0..1000)
             ),
-            _ => format!("UPDATE {table} SET version = version + 1, amount = amount + 0.01, updated_at = now() WHERE id IN {some}"),
+            _ => format!(
+                "UPDATE {table} SET version = version + 1, amount = amount + 0.01, updated_at = now() WHERE id IN {some}"
+            ),
         }
     }
 }

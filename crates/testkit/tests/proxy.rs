@@ -74,7 +74,8 @@ fn cut_resets_what_is_there_and_serves_what_comes() {
     assert_eq!(two.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     greeted(&proxy);
     proxy.refuse_new(true);
-    let refused = TcpStream::connect(("127.0.0.1", proxy.port())).and_then(|mut stream| stream.read(&mut [0]));
+    let refused =
+        TcpStream::connect(("127.0.0.1", proxy.port())).and_then(|mut stream| stream.read(&mut [0]));
     assert!(refused.is_err() || refused.is_ok_and(|count| count == 0));
     proxy.refuse_new(false);
     greeted(&proxy);
@@ -155,7 +156,8 @@ async fn postgres_speaks_through_it() {
     config.host("127.0.0.1").port(proxy.port()).user(USERNAME).password(PASSWORD).dbname("postgres");
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
-    let sum: i64 = client.query_one("SELECT sum(n) FROM generate_series(1, 100000) n", &[]).await.unwrap().get(0);
+    let sum: i64 =
+        client.query_one("SELECT sum(n) FROM generate_series(1, 100000) n", &[]).await.unwrap().get(0);
     assert_eq!(sum, 5_000_050_000);
     proxy.cut();
     assert!(client.query("SELECT 1", &[]).await.is_err());

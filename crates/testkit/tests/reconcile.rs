@@ -21,12 +21,27 @@ const EVERY_TYPE: &[(&str, &str, &str, &str)] = &[
     ("f4", "float4", "float", "(n / 3.0)::float4"),
     ("f8", "float8", "double", "sqrt(n) * 10 ^ (n * 3 - 150)"),
     ("n", "numeric(12,2)", "decimal 12,2", "n / 7.0"),
-    ("wide", "numeric(60,10)", "decimal 60,10", "(n::text || '12345678901234567890123456789012345678901234567')::numeric + 0.0000000001"),
+    (
+        "wide",
+        "numeric(60,10)",
+        "decimal 60,10",
+        "(n::text || '12345678901234567890123456789012345678901234567')::numeric + 0.0000000001",
+    ),
     ("free", "numeric", "text", "n * 1.10"),
     ("d", "date", "date", "date '0001-01-01' + n * 40000"),
     ("t", "time", "time", "time '23:59:59.999999' - n * interval '1 h 1 us'"),
-    ("ts", "timestamp", "timestamp", "timestamp '9999-12-31 23:59:59.999999' - n * interval '100 years 1 us'"),
-    ("tz", "timestamptz", "timestamptz", "timestamptz '2024-03-31 01:30:00.000001+00' + n * interval '33 days'"),
+    (
+        "ts",
+        "timestamp",
+        "timestamp",
+        "timestamp '9999-12-31 23:59:59.999999' - n * interval '100 years 1 us'",
+    ),
+    (
+        "tz",
+        "timestamptz",
+        "timestamptz",
+        "timestamptz '2024-03-31 01:30:00.000001+00' + n * interval '33 days'",
+    ),
     ("u", "uuid", "uuid", "md5(n::text)::uuid"),
     ("by", "bytea", "binary", "decode(md5(n::text), 'hex') || '\\x00ff5c22'"),
     ("j", "json", "json", "format('{\"a\" :  %s, \"a\": \"\\u00e9\\\"\"}', n)::json"),
@@ -45,7 +60,12 @@ const EVERY_TYPE: &[(&str, &str, &str, &str)] = &[
     ("price", "price", "decimal 8,3", "n + 0.001"),
     ("ints", "int4[]", "list int32", "ARRAY[n, NULL, -n]"),
     ("texts", "text[]", "list text", "ARRAY['a,b', NULL, '', 'NULL', E'q\"\\\\{}\\n', n::text]"),
-    ("days", "timestamptz[]", "list timestamptz", "ARRAY[timestamptz '2024-01-01 00:00+00' + n * interval '1 us']"),
+    (
+        "days",
+        "timestamptz[]",
+        "list timestamptz",
+        "ARRAY[timestamptz '2024-01-01 00:00+00' + n * interval '1 us']",
+    ),
     ("ips", "inet[]", "list text", "ARRAY[inet '10.0.0.1' + n]"),
     ("boxes", "box[]", "list text", "ARRAY[box(point(n, 1), point(0, 0)), NULL]"),
     ("flags", "bool[]", "list bool", "ARRAY[n % 2 = 0, NULL]"),
@@ -67,7 +87,10 @@ fn encoded(name: &str, kind: &str) -> String {
     };
     let column = format!("\"{}\"", name.replace('"', "\"\""));
     match kind.strip_prefix("list ") {
-        None => format!("CASE WHEN {column} IS NOT DISTINCT FROM NULL THEN NULL ELSE to_json({}) END", value(&column, kind)),
+        None => format!(
+            "CASE WHEN {column} IS NOT DISTINCT FROM NULL THEN NULL ELSE to_json({}) END",
+            value(&column, kind)
+        ),
         Some(element) => format!(
             "CASE WHEN {column} IS NOT NULL THEN to_json(ARRAY(SELECT CASE WHEN e IS NOT NULL THEN {} END FROM unnest({column}) e)) END",
             value("e", element)
@@ -97,7 +120,8 @@ async fn with_every_type(version: Version) -> (TestDatabase, Vec<(&'static str, 
         EVERY_TYPE.iter().map(|(name, sql, ..)| format!("\"{}\" {sql}", name.replace('"', "\"\""))).collect();
     let values: Vec<&str> = EVERY_TYPE.iter().map(|(.., value)| *value).collect();
     db.execute(&format!("CREATE TABLE every_type ({})", definitions.join(", "))).await.unwrap();
-    let insert = format!("INSERT INTO every_type SELECT {} FROM generate_series(1, 100) AS s(n)", values.join(", "));
+    let insert =
+        format!("INSERT INTO every_type SELECT {} FROM generate_series(1, 100) AS s(n)", values.join(", "));
     db.execute(&insert).await.unwrap();
     (db, EVERY_TYPE.iter().map(|(name, _, kind, _)| (*name, *kind)).collect())
 }
@@ -144,9 +168,10 @@ async fn every_type_is_green_and_every_changed_value_is_red() {
         let mut changed = rows.clone();
         for place in 1..columns.len() {
             let row = changed.iter_mut().find(|row| row.values[0] == json!(place.to_string())).unwrap();
-            let other = rows.iter().map(|row| &row.values[place]).find(|value| {
-                !value.is_null() && **value != row.values[place]
-            });
+            let other = rows
+                .iter()
+                .map(|row| &row.values[place])
+                .find(|value| !value.is_null() && **value != row.values[place]);
             row.values[place] = other.unwrap().clone();
         }
         lake.write("", 1, &changed);
@@ -171,7 +196,8 @@ async fn every_type_is_green_and_every_changed_value_is_red() {
     }
 }
 
-const ORDERS: &[(&str, &str)] = &[("id", "int64"), ("region", "text"), ("total", "decimal 12,2"), ("note", "text")];
+const ORDERS: &[(&str, &str)] =
+    &[("id", "int64"), ("region", "text"), ("total", "decimal 12,2"), ("note", "text")];
 
 async fn orders(key: &str) -> (TestDatabase, Vec<Row>) {
     let db = database(Version::Pg18).await;
@@ -296,8 +322,13 @@ async fn a_keyed_log_is_read_as_its_latest_view() {
         let report = orders_report(&db, &rest, &Options::cdc()).await;
         // Overwritten later, or before the truncate: the view is the same without it.
         let unseen = [lake::seq(50, 1), lake::seq(110, 1), lake::seq(150, 1), lake::seq(160, 1)];
-        let read_over = op == "r" && ["1", "2", "3", "4", "6", "8"].contains(&log[lost].values[0].as_str().unwrap());
-        assert_eq!(report.is_same(), unseen.contains(position) || read_over, "without {op} {position}: {report}");
+        let read_over =
+            op == "r" && ["1", "2", "3", "4", "6", "8"].contains(&log[lost].values[0].as_str().unwrap());
+        assert_eq!(
+            report.is_same(),
+            unseen.contains(position) || read_over,
+            "without {op} {position}: {report}"
+        );
     }
 
     // The same change twice is red, though the view is the same.
@@ -346,13 +377,23 @@ async fn bad_values_are_compared_by_their_rescued_text() {
     )
     .await
     .unwrap();
-    let columns =
-        [("id", "int32"), ("d", "date"), ("ts", "timestamptz"), ("n", "decimal 5,1"), ("grid", "list int32"), ("a~/b", "date")];
+    let columns = [
+        ("id", "int32"),
+        ("d", "date"),
+        ("ts", "timestamptz"),
+        ("n", "decimal 5,1"),
+        ("grid", "list int32"),
+        ("a~/b", "date"),
+    ];
     let lake = Lake::new("bad", &columns);
-    let mut first = Row::read(vec![json!("1"), json!("-719162"), json!("0"), Value::Null, Value::Null, json!("0")]);
-    first.rescued = Some(json!({"d": "0044-03-15 BC", "ts": "infinity", "n": "NaN", "grid": "{{1,2},{3,4}}", "a~/b": "-infinity"}));
+    let mut first =
+        Row::read(vec![json!("1"), json!("-719162"), json!("0"), Value::Null, Value::Null, json!("0")]);
+    first.rescued = Some(
+        json!({"d": "0044-03-15 BC", "ts": "infinity", "n": "NaN", "grid": "{{1,2},{3,4}}", "a~/b": "-infinity"}),
+    );
     let minimum = json!("-62135596800000000");
-    let mut second = Row::read(vec![json!("2"), json!("2932896"), minimum, json!("1.5"), Value::Null, json!("19723")]);
+    let mut second =
+        Row::read(vec![json!("2"), json!("2932896"), minimum, json!("1.5"), Value::Null, json!("19723")]);
     second.rescued = Some(json!({"d": "12024-01-01", "grid": "[2:3]={1,2}"}));
     lake.write("", 1, &[first.clone(), second.clone()]);
     reconcile(&db, lake.root(), "bad", &Options::cdc()).await.unwrap().assert_same();
@@ -394,7 +435,9 @@ async fn columns_come_and_go_and_are_left_out_or_retyped() {
     reconcile(&db, lake.root(), "orders", &without).await.unwrap().assert_same();
 
     // A column added later is in the later files only.
-    db.execute("ALTER TABLE orders DROP COLUMN note; UPDATE orders SET total = NULL WHERE id > 5").await.unwrap();
+    db.execute("ALTER TABLE orders DROP COLUMN note; UPDATE orders SET total = NULL WHERE id > 5")
+        .await
+        .unwrap();
     let lake = Lake::new("orders", &ORDERS[..2]);
     let late = |row: &Row| ["10", "9", "8", "7", "6"].contains(&row.values[0].as_str().unwrap());
     lake.write("", 1, &narrow.iter().filter(|row| late(row)).cloned().collect::<Vec<_>>());
@@ -414,7 +457,8 @@ async fn columns_come_and_go_and_are_left_out_or_retyped() {
     assert!(!plain.is_same(), "1.5 is not 1.50 unless it is said to be");
     let as_double = Options::cdc().compare_as("total", "float8");
     reconcile(&db, retyped.root(), "orders", &as_double).await.unwrap().assert_same();
-    let expression = Options::cdc().expect("total", "total::float8").compare_as("total", "float8").filter("id > 3");
+    let expression =
+        Options::cdc().expect("total", "total::float8").compare_as("total", "float8").filter("id > 3");
     assert_eq!(reconcile(&db, retyped.root(), "orders", &expression).await.unwrap().extra, 3);
 }
 
@@ -423,20 +467,30 @@ async fn names_and_widths_that_engines_mind() {
     let db = database(Version::Pg18).await;
     let names: Vec<String> = (0..1598).map(|n| format!("c{n}")).collect();
     let columns: Vec<String> = names.iter().map(|name| format!("{name} int2")).collect();
-    db.execute(&format!("CREATE TABLE wide (\"ID\" int PRIMARY KEY, \"id\" text, {})", columns.join(", "))).await.unwrap();
-    db.execute("INSERT INTO wide (\"ID\", id, c7, c1597) SELECT n, 'x', n, n FROM generate_series(1, 20) n").await.unwrap();
+    db.execute(&format!("CREATE TABLE wide (\"ID\" int PRIMARY KEY, \"id\" text, {})", columns.join(", ")))
+        .await
+        .unwrap();
+    db.execute("INSERT INTO wide (\"ID\", id, c7, c1597) SELECT n, 'x', n, n FROM generate_series(1, 20) n")
+        .await
+        .unwrap();
     let mut kinds = vec![("ID", "int32"), ("id", "text")];
     kinds.extend(names.iter().map(|name| (name.as_str(), "int16")));
     let client = db.client().await.unwrap();
     let sql = "SELECT json_build_array(\"ID\"::text, id, c7::text, c1597::text)::text FROM wide";
-    let rows: Vec<Row> = client.query(sql, &[]).await.unwrap().iter().map(|row| {
-        let some: Vec<Value> = serde_json::from_str(row.get(0)).unwrap();
-        let mut values = vec![Value::Null; kinds.len()];
-        for (place, value) in [0, 1, 9, 1599].into_iter().zip(some) {
-            values[place] = value;
-        }
-        Row::read(values)
-    }).collect();
+    let rows: Vec<Row> = client
+        .query(sql, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let some: Vec<Value> = serde_json::from_str(row.get(0)).unwrap();
+            let mut values = vec![Value::Null; kinds.len()];
+            for (place, value) in [0, 1, 9, 1599].into_iter().zip(some) {
+                values[place] = value;
+            }
+            Row::read(values)
+        })
+        .collect();
     let lake = Lake::new("wide", &kinds);
     lake.write("", 1, &rows);
     reconcile(&db, lake.root(), "wide", &Options::cdc()).await.unwrap().assert_same();
@@ -457,5 +511,7 @@ async fn what_cannot_be_compared_is_an_error_and_not_green() {
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() - 20]).unwrap();
     assert!(reconcile(&db, lake.root(), "orders", &Options::cdc()).await.is_err(), "a torn file");
-    assert!(!read_everywhere(lake.root(), "orders").await.is_ok_and(|readings| readings.differences().is_empty()));
+    assert!(
+        !read_everywhere(lake.root(), "orders").await.is_ok_and(|readings| readings.differences().is_empty())
+    );
 }

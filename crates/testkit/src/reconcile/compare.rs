@@ -150,7 +150,9 @@ impl Table {
             let value = scratch.value(place);
             let text = matches!(lake.kind.as_str(), "VARCHAR" | "JSON");
             let (source, destination) = match set(&options.casts) {
-                Some(cast) => (printed(&format!("({expected})::{cast}")), printed(&format!("{value}::{cast}"))),
+                Some(cast) => {
+                    (printed(&format!("({expected})::{cast}")), printed(&format!("{value}::{cast}")))
+                }
                 // The lake has the text itself: byte for byte.
                 None if text => (printed(&expected), value),
                 // A list of texts: read as such, so that each element is compared byte for byte.
@@ -175,7 +177,9 @@ struct Cell {
 /// not. (`format` makes an empty string of NULL; `IS NULL` is true of a row of nulls, and
 /// `IS NOT DISTINCT FROM` is not.)
 fn printed(expression: &str) -> String {
-    format!("CASE WHEN ({expression}) IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', {expression}) END")
+    format!(
+        "CASE WHEN ({expression}) IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', {expression}) END"
+    )
 }
 
 async fn columns(client: &Client, table: u32, options: &Options) -> Result<Vec<Column>> {
@@ -299,7 +303,8 @@ async fn compare(
         side(|cell| &cell.source),
         side(|cell| &cell.destination)
     );
-    let differing = (0..cells.len()).map(|n| format!("count(*) FILTER (WHERE s.c{n} IS DISTINCT FROM d.c{n})"));
+    let differing =
+        (0..cells.len()).map(|n| format!("count(*) FILTER (WHERE s.c{n} IS DISTINCT FROM d.c{n})"));
     let sql = format!("SELECT {} {sides}", differing.collect::<Vec<_>>().join(", "));
     let row = client.query_one(&sql, &[]).await?;
     for (place, cell) in cells.iter().enumerate() {

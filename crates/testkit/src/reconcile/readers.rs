@@ -55,8 +55,10 @@ impl Readings {
                     if *rows != other_rows {
                         differences.push(format!("{engine} reads {rows} rows, {other} {other_rows}"));
                     }
-                    let names: std::collections::BTreeSet<_> = columns.keys().chain(other_columns.keys()).collect();
-                    for name in names.into_iter().filter(|&name| columns.get(name) != other_columns.get(name)) {
+                    let names: std::collections::BTreeSet<_> =
+                        columns.keys().chain(other_columns.keys()).collect();
+                    for name in names.into_iter().filter(|&name| columns.get(name) != other_columns.get(name))
+                    {
                         differences.push(format!("{engine} reads other values of {name} than {other}"));
                     }
                 }
