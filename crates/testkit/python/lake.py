@@ -93,8 +93,9 @@ def base(kind):
     return kind[:-2] if is_list(kind) else kind
 
 
-def is_text(kind):
-    return base(kind) in ("VARCHAR", "JSON") or base(kind).startswith("ENUM")
+def is_plain(kind):
+    """Whether the text of such a value has no character that COPY must have escaped."""
+    return not is_list(kind) and kind not in ("VARCHAR", "JSON", "BLOB") and not kind.startswith("ENUM")
 
 
 def scalar_text(expression, kind):

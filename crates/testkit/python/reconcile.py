@@ -50,7 +50,7 @@ def main():
     }
     sys.stdout.write(json.dumps(head) + "\n")
     sys.stdout.flush()
-    write_lines(connection, view, [column["alias"] for column in wanted], request["packed"])
+    write_lines(connection, view, wanted, request["packed"])
 
 
 def read(connection, files, schema, aliases):
@@ -85,7 +85,8 @@ def check(connection, request, columns):
     # also where the latest view would hide it.
     if key and request["mode"] != "full_refresh":
         same = ", ".join(["_lw_seq", *key])
-        doubled = f"SELECT count(*) - count(DISTINCT ({same})) FROM log WHERE _lw_op <> 't'"
+        groups = f"SELECT count(*) AS n FROM log WHERE _lw_op <> 't' GROUP BY {same}"
+        doubled = f"SELECT coalesce(sum(n - 1), 0)::BIGINT FROM ({groups}) WHERE n > 1"
         count("rows of the log that stand twice (same key and _lw_seq)", doubled)
         nulls = " OR ".join(f"{column} IS NULL" for column in key)
         count("rows without a key", f"SELECT count(*) FROM log WHERE _lw_op <> 't' AND ({nulls})")
@@ -104,6 +105,7 @@ def latest_view(connection, request, wanted, columns, kinds):
     texts = []
     for column in wanted:
         value = lake.text(column["alias"], column["kind"], column["delimiter"])
+        column["plain"] = lake.is_plain(column["kind"]) and column["name"] not in rescued
         if column["name"] in rescued:
             pointer = "/" + column["name"].replace("~", "~0").replace("/", "~1")
             original = f"json_extract_string(_lw_rescued, {lake.literal(pointer)})"
@@ -141,23 +143,28 @@ def distinct(connection, expression, condition):
     return {row[0] for row in connection.execute(f"SELECT DISTINCT {expression} FROM log WHERE {condition}").fetchall()}
 
 
-def write_lines(connection, view, values, packed):
+def write_lines(connection, view, wanted, packed):
     """Each row as one value of a string column: the column's buffer is then the file itself."""
     if packed:
-        values = [lake.text(f"[{', '.join(values)}]", "VARCHAR[]")]
-    cells = ["CAST(w AS VARCHAR)"]
-    for value in values:
-        # Every backslash first, then what ends a field or a line.
-        for character, escape in (("'\\'", "\\\\"), ("chr(10)", "\\n"), ("chr(13)", "\\r"), ("chr(9)", "\\t")):
-            value = f"replace({value}, {character}, '{escape}')"
-        cells.append(f"coalesce({value}, '\\N')")
+        array = lake.text(f"[{', '.join(column['alias'] for column in wanted)}]", "VARCHAR[]")
+        values = [escaped(array)]
+    else:
+        values = [column["alias"] if column["plain"] else escaped(column["alias"]) for column in wanted]
+    cells = ["CAST(w AS VARCHAR)"] + [f"coalesce({value}, '\\N')" for value in values]
     connection.execute("SET arrow_large_buffer_size = true")
     line = " || chr(9) || ".join(cells) + " || chr(10)"
-    for batch in connection.execute(f"SELECT {line} AS line FROM ({view})").to_arrow_reader(100_000):
+    for batch in connection.sql(f"SELECT {line} AS line FROM ({view})").to_arrow_reader(100_000):
         lines = batch.column(0)
         offsets = memoryview(lines.buffers()[1]).cast("q")
         start, end = offsets[lines.offset], offsets[lines.offset + len(lines)]
         sys.stdout.buffer.write(memoryview(lines.buffers()[2])[start:end])
+
+
+def escaped(value):
+    """Every backslash first, then what ends a field or a line."""
+    for character, escape in (("'\\'", "\\\\"), ("chr(10)", "\\n"), ("chr(13)", "\\r"), ("chr(9)", "\\t")):
+        value = f"replace({value}, {character}, '{escape}')"
+    return value
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ use std::fmt::Write;
 pub use outcomes::{Outcome, outcomes};
 pub use scenarios::{Area, SCENARIOS, Scenario};
 
+/// A test's name and how it ended.
+type Test<'a> = (&'a str, Outcome);
+
 /// What a scenario's tests say of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+enum Verdict {
     /// All tests of it passed.
     Passes,
     /// A test of it failed, or did not come to an end.
@@ -24,7 +27,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn of(tests: &[(&str, Outcome)]) -> Self {
+    fn of(tests: &[Test<'_>]) -> Self {
         if tests.iter().any(|(_, outcome)| *outcome == Outcome::Failed) {
             Verdict::Fails
         } else if tests.iter().any(|(_, outcome)| *outcome == Outcome::Passed) {
@@ -52,11 +55,8 @@ pub fn scenario_of(test: &str) -> Option<u8> {
 }
 
 /// The verdict on each scenario, by its number, with the tests that it rests on.
-pub fn verdicts<'a>(
-    outcomes: &'a BTreeMap<String, Outcome>,
-) -> BTreeMap<u8, (Verdict, Vec<(&'a str, Outcome)>)> {
-    let mut tests: BTreeMap<u8, Vec<(&'a str, Outcome)>> =
-        SCENARIOS.iter().map(|s| (s.number, vec![])).collect();
+fn verdicts<'a>(outcomes: &'a BTreeMap<String, Outcome>) -> BTreeMap<u8, (Verdict, Vec<Test<'a>>)> {
+    let mut tests: BTreeMap<u8, Vec<Test<'a>>> = SCENARIOS.iter().map(|s| (s.number, vec![])).collect();
     for (name, outcome) in outcomes {
         if let Some(of_scenario) = scenario_of(name).and_then(|number| tests.get_mut(&number)) {
             of_scenario.push((name, *outcome));
@@ -72,9 +72,9 @@ pub fn markdown(outcomes: &BTreeMap<String, Outcome>) -> String {
     let mut page =
         "# Conformance\n\nGenerated from the output of the tests by `crates/testkit`; do not edit.\n"
             .to_owned();
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "Each row is a scenario that has broken replication systems in production. {} pass, {} fail, {} are not built.\n",
+        "Each row is a scenario that has broken replication systems in production. {} pass, {} fail, {} are not built.",
         count(Verdict::Passes),
         count(Verdict::Fails),
         count(Verdict::NotBuilt)

@@ -19,7 +19,7 @@ use crate::server::{TestDatabase, quote_ident};
 const SETTINGS: &str = "
 SET search_path = ''; SET row_security = off; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = postgres;
 SET TimeZone = 'UTC'; SET extra_float_digits = 1; SET bytea_output = hex; SET lc_monetary = 'C';
-SET xmlbinary = base64; SET work_mem = '256MB'; SET statement_timeout = 0";
+SET xmlbinary = base64; SET work_mem = '256MB'; SET jit = off; SET statement_timeout = 0";
 
 /// How many differing keys a report names.
 const SAMPLE: usize = 20;
@@ -148,18 +148,21 @@ impl Table {
             };
             let expected = set(&options.expressions).unwrap_or_else(|| quote_ident(&column.name));
             let value = scratch.value(place);
-            let text = matches!(lake.kind.as_str(), "VARCHAR" | "JSON");
-            let (source, destination) = match set(&options.casts) {
-                Some(cast) => {
-                    (printed(&format!("({expected})::{cast}")), printed(&format!("{value}::{cast}")))
-                }
+            let read_as = match (set(&options.casts), lake.kind.as_str()) {
+                (Some(cast), _) => Some(cast),
                 // The lake has the text itself: byte for byte.
-                None if text => (printed(&expected), value),
+                (None, "VARCHAR" | "JSON") => None,
                 // A list of texts: read as such, so that each element is compared byte for byte.
-                None if matches!(lake.kind.as_str(), "VARCHAR[]" | "JSON[]") && column.delimiter == "," => {
-                    (printed(&expected), printed(&format!("{value}::text[]")))
-                }
-                None => (printed(&expected), printed(&format!("{value}::{}", column.sql_type))),
+                (None, "VARCHAR[]" | "JSON[]") if column.delimiter == "," => Some("text[]".to_owned()),
+                (None, _) => Some(column.sql_type.clone()),
+            };
+            let source = match set(&options.casts) {
+                Some(cast) => printed(&expected, &format!("({expected})::{cast}")),
+                None => printed(&expected, &expected),
+            };
+            let destination = match read_as {
+                Some(sql_type) => printed(&value, &format!("{value}::{sql_type}")),
+                None => value,
             };
             cells.push(Cell { name: column.name.clone(), source, destination });
         }
@@ -174,12 +177,10 @@ struct Cell {
 }
 
 /// SQL for the text that the output function of the value's type makes, which a cast to text is
-/// not. (`format` makes an empty string of NULL; `IS NULL` is true of a row of nulls, and
-/// `IS NOT DISTINCT FROM` is not.)
-fn printed(expression: &str) -> String {
-    format!(
-        "CASE WHEN ({expression}) IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', {expression}) END"
-    )
+/// not; null where `value` is. (`format` makes an empty string of NULL. `IS NULL` is true of a row
+/// of nulls, and `IS NOT DISTINCT FROM` is not.)
+fn printed(value: &str, expression: &str) -> String {
+    format!("CASE WHEN ({value}) IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', {expression}) END")
 }
 
 async fn columns(client: &Client, table: u32, options: &Options) -> Result<Vec<Column>> {
