@@ -58,11 +58,13 @@ def home(name):
     for parent in dict.fromkeys([os.environ.get("TMPDIR") or "/tmp", "/tmp"]):
         mark = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
         private = Path(parent) / f"lakeward-servers-{os.geteuid()}-{mark}"
-        private.mkdir(mode=0o755, exist_ok=True)
+        private.mkdir(exist_ok=True)
         if private.is_symlink() or private.stat().st_uid != os.geteuid():
             raise Failure(f"{private} belongs to somebody else; set TMPDIR to a directory of your own")
         fallback = private / name
-        fallback.mkdir(mode=0o755, exist_ok=True)
+        fallback.mkdir(exist_ok=True)
+        open_up(private)
+        open_up(fallback)
         if reachable(fallback):
             return fallback
     raise Failure(f"the account `{account().pw_name}` can enter neither {wanted} nor the temporary directory")

@@ -45,7 +45,7 @@ class Postgres:
         raise NotImplementedError
 
     def prepare(self, data):
-        """Adds what this server has of its own to a fresh data directory."""
+        """Adds what this server has of its own to its data directory, before each start."""
 
     @property
     def directory(self):
@@ -57,10 +57,22 @@ class Postgres:
         home = host.home(self.name)
         bindir = self.binaries()
         data = home / "data"
-        if not (data / "PG_VERSION").exists():
-            self.initialize(bindir, home, data)
         self.write("bindir", bindir)
         self.write("datadir", data)
+        # With its data outside of the project's directory it may have outlived target/.
+        running = self.status().running
+        if not running and not (data / "PG_VERSION").exists():
+            self.initialize(bindir, home, data)
+        self.prepare(data)
+        if running:
+            host.run([bindir / "pg_ctl", "-D", data, "reload"], as_account=True, failure=f"{self.name}: reload failed")
+        else:
+            self.launch(bindir, data)
+        lines = (data / "postmaster.pid").read_text().split("\n")
+        self.write("pid", lines[0])
+        self.write("port", lines[3])
+
+    def launch(self, bindir, data):
         for attempt in range(3):
             port = host.free_port()
             log = data / "server.log"
@@ -68,12 +80,10 @@ class Postgres:
             command = [bindir / "pg_ctl", "-D", data, "-w", "-t", "60", "-l", log, "-o", options, "start"]
             done = host.run(command, as_account=True)
             if done.returncode == 0:
-                break
+                return
             # Somebody else may have taken the port since it was found free.
             if attempt == 2 or "Address already in use" not in tail(log):
                 raise host.Failure(f"{self.name} did not start:\n{done.stdout.strip()}\n{tail(log)}")
-        self.write("port", port)
-        self.write("pid", (data / "postmaster.pid").read_text().split()[0])
 
     def initialize(self, bindir, home, data):
         # Under another name first, so that a killed initdb is not taken for a server.
@@ -91,7 +101,6 @@ class Postgres:
             host.run(command, as_account=True, failure=f"{self.name}: initdb failed")
         with open(fresh / "postgresql.conf", "a") as conf:
             conf.write(self.settings)
-        self.prepare(fresh)
         fresh.rename(data)
 
     def stop(self):
@@ -146,7 +155,8 @@ class Postgres15(Postgres):
 
     def prepare(self, data):
         tls = self.directory / "tls"
-        make_certificates(tls)
+        if not (tls / "server.crt").exists():
+            make_certificates(tls)
         who = host.account()
         for file in ("server.crt", "server.key"):
             # The server refuses a key that others may read or that is not its own.

@@ -242,6 +242,10 @@ async fn forward(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, shared: &Sha
         if flow.wait_for(|flow| *flow == Flow::Forwarding).await.is_err() {
             return;
         }
+        // The rate is that of the moment in which the bytes come, not of the wait for them.
+        if from.readable().await.is_err() {
+            break;
+        }
         let rate = shared.rate.load(Ordering::Relaxed);
         // A tenth of a second's worth at a time.
         let most = if rate == 0 {
@@ -261,11 +265,12 @@ async fn forward(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, shared: &Sha
             Direction::ToServer => (count, false),
             Direction::ToClient => shared.allow(count),
         };
+        // Counted first, so that who has received a byte finds it counted.
+        let counter = if direction == Direction::ToServer { &shared.to_server } else { &shared.to_client };
+        counter.fetch_add(count as u64, Ordering::Relaxed);
         if to.write_all(&buffer[..count]).await.is_err() {
             break;
         }
-        let counter = if direction == Direction::ToServer { &shared.to_server } else { &shared.to_client };
-        counter.fetch_add(count as u64, Ordering::Relaxed);
         if last {
             shared.seal(Fate::Reset);
             // This connection is reset by its fate; it must not be closed in good order before.
