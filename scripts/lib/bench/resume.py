@@ -83,7 +83,7 @@ def kill_at(bed, project, wanted, options):
 def rows_read(bed):
     """Rows that the server has read from the table, once all who read it are gone."""
     readers = f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    counted = f"SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = '{TABLE}'"
+    counted = f"SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '{TABLE}'"
     deadline = time.monotonic() + PATIENCE
     while bed.sql(readers) != "0":
         if time.monotonic() > deadline:
