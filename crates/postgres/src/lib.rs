@@ -1,3 +1,5 @@
 //! PostgreSQL as a source.
 
 pub mod decode;
+pub mod tls;
+pub mod wire;

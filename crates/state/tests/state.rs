@@ -1,5 +1,7 @@
 //! The state file against its promises: atomic, locked, versioned, never mistaken.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it stands")]
+
 use lakeward_core::ErrorKind;
 use lakeward_state::{State, StateStore};
 
