@@ -69,3 +69,22 @@ pub struct WireColumn {
     /// What happens to a value that does not fit.
     pub on_bad_value: OnBadValue,
 }
+
+/// Stand-in until the decoder lands.
+#[derive(Debug)]
+pub struct RowDecoder;
+
+#[allow(missing_docs)]
+impl RowDecoder {
+    pub fn new(_format: CopyFormat, _columns: &[WireColumn]) -> lakeward_core::Result<Self> {
+        Ok(Self)
+    }
+
+    pub fn supports(_pg: &PgType, target: &ColumnType) -> bool {
+        *target == ColumnType::Text
+    }
+
+    pub fn binary_decodable(pg: &PgType, target: &ColumnType) -> bool {
+        !matches!(pg, PgType::TextOnly) && Self::supports(pg, target)
+    }
+}
