@@ -381,7 +381,10 @@ impl PostgresConfig {
             return refuse("ssl.mode and the url's sslmode both stand", "keep one of them");
         }
         if ssl.client_cert.is_some() != ssl.client_key.is_some() {
-            return refuse("a client certificate needs its key", "set ssl.client_cert and ssl.client_key together");
+            return refuse(
+                "a client certificate needs its key",
+                "set ssl.client_cert and ssl.client_key together",
+            );
         }
         if self.max_connections == 0 {
             return refuse("max_connections is 0", "let at least one connection read");

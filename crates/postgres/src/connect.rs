@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as ClientSslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::error::from_client;
@@ -27,6 +28,7 @@ pub(crate) struct Connection {
     client: tokio_postgres::Client,
     driver: JoinHandle<()>,
     silence_limit: Duration,
+    closed: CancellationToken,
     /// Whether it is encrypted.
     pub(crate) encrypted: bool,
 }
@@ -64,15 +66,23 @@ impl Connection {
         self.within(self.client.query_one(sql, parameters)).await
     }
 
+    /// Rows of a query that says nothing until it ends, however long it takes. That the server is still there is
+    /// left to keepalives.
+    pub(crate) async fn long_rows(&self, sql: &str) -> Result<Vec<tokio_postgres::Row>> {
+        self.client.query(sql, &[]).await.map_err(from_client)
+    }
+
     /// Statements without a result.
     pub(crate) async fn run(&self, sql: &str) -> Result<()> {
         self.within(self.client.batch_execute(sql)).await
     }
 
-    async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<T> {
+    /// Cancelled once the connection has ended, for whatever reason.
+    pub(crate) fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {
         match tokio::time::timeout(self.silence_limit, work).await {
             Ok(result) => result.map_err(from_client),
             Err(_) => Err(Error::new(ErrorKind::Connection, "the server did not answer in time")
@@ -221,19 +231,25 @@ impl Connector {
         let (client, connection) = match connecting.await {
             Ok(result) => result.map_err(from_client)?,
             Err(_) => {
-                return Err(Error::new(ErrorKind::Connection, "the server did not accept a connection in time")
-                    .hint("connect_timeout says how long it may take"));
+                return Err(Error::new(
+                    ErrorKind::Connection,
+                    "the server did not accept a connection in time",
+                )
+                .hint("connect_timeout says how long it may take"));
             }
         };
         let reported = connection.parameter("server_version").and_then(major).unwrap_or_default();
+        let closed = CancellationToken::new();
+        let ended = closed.clone().drop_guard();
         let driver = tokio::spawn(async move {
+            let _ended = ended;
             if let Err(error) = connection.await {
                 let error = from_client(error);
                 tracing::debug!(%error, "a connection ended");
             }
         });
         let mut connection =
-            Connection { client, driver, silence_limit: settings.silence_limit, encrypted: false };
+            Connection { client, driver, silence_limit: settings.silence_limit, closed, encrypted: false };
         if mode != ClientSslMode::Disable {
             let sql = "SELECT coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl \
                        WHERE pid = pg_catalog.pg_backend_pid()), false)";
@@ -259,8 +275,7 @@ fn versioned_options(version: u32) -> Vec<(&'static str, String)> {
 /// Settings as a server's command line, where blanks and backslashes are escaped.
 fn command_line(options: &[(&'static str, String)]) -> String {
     let escape = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
-    let words: Vec<_> =
-        options.iter().map(|(name, value)| format!("-c {name}={}", escape(value))).collect();
+    let words: Vec<_> = options.iter().map(|(name, value)| format!("-c {name}={}", escape(value))).collect();
     words.join(" ")
 }
 

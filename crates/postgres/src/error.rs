@@ -33,16 +33,22 @@ fn classify(code: &str) -> (ErrorKind, Option<&'static str>) {
         // Going down, just starting, too busy; also a standby that cancels what stands in recovery's way.
         "57P01" | "57P02" | "57P03" | "53300" | "40001" | "40P01" | "57014" => (ErrorKind::Connection, None),
         "25P02" | "25P03" | "25P04" | "57P05" => (ErrorKind::Connection, None),
-        "55P03" => (ErrorKind::Connection, Some("another session holds a lock on the table; see lock_timeout")),
+        "55P03" => {
+            (ErrorKind::Connection, Some("another session holds a lock on the table; see lock_timeout"))
+        }
         "53200" | "53100" | "58030" => (ErrorKind::Connection, None),
         "3D000" => (ErrorKind::Config, Some("the database does not exist: check \"database\" in the config")),
-        "42501" => (ErrorKind::Source, Some("grant the role what it lacks: GRANT SELECT ON <table> TO <role>")),
-        "42P01" | "42703" | "42704" | "3F000" => {
-            (ErrorKind::Schema, Some("the table or one of its columns changed: run `lakeward discover` again"))
+        "42501" => {
+            (ErrorKind::Source, Some("grant the role what it lacks: GRANT SELECT ON <table> TO <role>"))
         }
-        "42883" | "42804" => {
-            (ErrorKind::Schema, Some("a filter or cursor compares a column in a way that its type does not know"))
-        }
+        "42P01" | "42703" | "42704" | "3F000" => (
+            ErrorKind::Schema,
+            Some("the table or one of its columns changed: run `lakeward discover` again"),
+        ),
+        "42883" | "42804" => (
+            ErrorKind::Schema,
+            Some("a filter or cursor compares a column in a way that its type does not know"),
+        ),
         "22021" | "22P05" => (ErrorKind::Data, Some("a text is not valid in the database's encoding")),
         _ => match code.get(..2) {
             Some("08") => (ErrorKind::Connection, None),

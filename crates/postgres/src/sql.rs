@@ -15,7 +15,11 @@ pub(crate) fn qualified(schema: &str, name: &str) -> String {
 /// A text as a literal of unknown type, the same under either setting of `standard_conforming_strings`.
 pub(crate) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+    if quoted.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 /// A text as a literal of a type; `sql_type` is the server's own spelling of it.

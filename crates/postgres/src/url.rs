@@ -125,7 +125,12 @@ mod tests {
 
     #[test]
     fn errors_quote_nothing() {
-        for url in ["canary", "postgres://u:canary%@h/d", "postgres://u:canary@h/d?canary=1", "postgres://u@h:canary/d"] {
+        for url in [
+            "canary",
+            "postgres://u:canary%@h/d",
+            "postgres://u:canary@h/d?canary=1",
+            "postgres://u@h:canary/d",
+        ] {
             let error = parse(url).unwrap_err();
             assert!(!format!("{error:?} {:?}", error.remedy()).contains("canary"), "{error:?}");
         }
