@@ -196,7 +196,7 @@ async fn explain_lock(connection: &Connection, relations: &[Found], error: Error
         false => format!("the table could not be locked in time: blocked by {}", names.join(", ")),
     };
     Error::new(error.kind(), message)
-        .at("sqlstate", "55P03")
+        .at("SQLSTATE", "55P03")
         .hint("wait for that session or end it (SELECT pg_terminate_backend(pid)), or raise lock_timeout")
 }
 

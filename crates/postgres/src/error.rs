@@ -1,13 +1,13 @@
 //! From the server's errors to ours: one mapping, by SQLSTATE.
 //!
 //! Guarantee: the server's DETAIL, HINT and CONTEXT, which may hold row values, never get into an error, and
-//! neither does a password. The SQLSTATE is kept as a named place (`sqlstate`), so that a caller who knows more
+//! neither does a password. The SQLSTATE is kept as a named place (`SQLSTATE`), so that a caller who knows more
 //! can tell cases apart without reading messages.
 
 use lakeward_core::{Error, ErrorKind};
 
 /// The place under which an error names its SQLSTATE.
-const SQLSTATE: &str = "sqlstate";
+const SQLSTATE: &str = "SQLSTATE";
 
 /// A server's error as ours. `message` is the primary message; messages that quote values are replaced.
 pub(crate) fn from_sqlstate(code: &str, message: &str) -> Error {
