@@ -14,12 +14,14 @@ from bench import measure
 DATABASE = "lakeward_bench"
 SQL = host.PROJECT / "benches" / "sql"
 WORK = host.TARGET / "bench"
-PROGRAM = host.TARGET / "release" / "lakeward"
 CONTENTS = Path(__file__).resolve().parent / "contents.py"
 
 
 class Bed:
     """Starts what is needed and stops what it started."""
+
+    def __init__(self, program):
+        self.program = str(program.resolve())
 
     def __enter__(self):
         self.server = postgres.Postgres18()
@@ -127,7 +129,7 @@ class Bed:
             "print(json.dumps({m.__name__: m.__version__ for m in (duckdb, pyarrow, connectorx)}))"
         )
         return {
-            "lakeward": f"{output([PROGRAM, '--version'])} ({output(git)})",
+            "lakeward": f"{output([self.program, '--version'])} ({output(git)})",
             "postgresql": self.sql("SHOW server_version"),
             "psql": output([self.psql, "--version"]),
             "rustc": output(["rustc", "--version"]),
@@ -168,7 +170,7 @@ class Project:
         source |= {"max_connections": 16}
         self.write("source.json", source)
         self.write("destination.json", {"type": "parquet", "path": "./lake"})
-        discover = [PROGRAM, "discover", "--config", "source.json", "--output", "streams.json"]
+        discover = [bed.program, "discover", "--config", "source.json", "--output", "streams.json"]
         measure.run(discover, cwd=self.directory, env=bed.environment)
         streams = json.loads((self.directory / "streams.json").read_text())
         chosen = {"stream_name": table, "sync_mode": "full_refresh"}
@@ -179,7 +181,7 @@ class Project:
         (self.directory / name).write_text(json.dumps(content, indent=2) + "\n")
 
     def command(self, *more):
-        command = [str(PROGRAM), "sync", "--config", "source.json", "--destination", "destination.json"]
+        command = [self.bed.program, "sync", "--config", "source.json", "--destination", "destination.json"]
         return [*command, "--streams", "streams.json", "--state", "state.json", *more]
 
     def forget(self):
