@@ -23,8 +23,8 @@ NAMES = {
 INTRODUCTION = """# Benchmarks
 
 Made by `scripts/bench report` from `benches/results/`; `scripts/bench all` measures anew. Programs that are compared ran
-in turn, A B A B, on one machine that was otherwise idle, with server and client on it together. No run counts whose
-files did not hold exactly the source's rows. A figure is the median of its runs, with the least and the greatest
+in turn, A B A B, on one machine, with server and client on it together. No run counts whose files did not hold exactly
+the source's rows. A figure is the median of its runs, with the least and the greatest
 beside it. Ratios carry over to other machines; seconds do not.
 """
 
@@ -161,7 +161,10 @@ def conditions(results, commands):
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     settings = ", ".join(f"{name} = {value}" for name, value in results["server_settings"].items())
-    lines = [
+    lines = []
+    if machine["load_before"] > machine["cores"] / 2:
+        lines.append("**The machine was not idle when these were taken: only the ratios say something, and not much.**\n")
+    lines += [
         f"<details><summary>Taken {results['taken_at'][:10]} on {machine['cores']} cores; versions and commands</summary>\n",
         f"- {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / (1 << 30):.0f} GiB, {machine['system']};"
         f" load before the first run {machine['load_before']}",
