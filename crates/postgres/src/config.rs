@@ -249,7 +249,7 @@ impl FromStr for Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = self.0.as_millis();
-        if milliseconds % 1000 == 0 {
+        if milliseconds.is_multiple_of(1000) {
             write!(f, "{}s", milliseconds / 1000)
         } else {
             write!(f, "{milliseconds}ms")
