@@ -82,6 +82,7 @@ impl Job {
         let stopped = stop.clone();
         runtime.spawn(async move {
             tokio::select! {
+                biased;
                 () = finished.cancelled() => {}
                 () = stopped.cancelled() => {
                     // It connects to the server, and blocks.
