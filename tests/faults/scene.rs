@@ -1,6 +1,6 @@
 //! One table, one lake, and what every test of faults asks of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,13 @@ impl Scene {
         project.discover().await.unwrap().assert_ok();
         project.select_only(&[TABLE], how.options()).unwrap();
         Self { project, db, how }
+    }
+
+    /// Another project that replicates the same table, from the beginning.
+    pub fn over_same(&self) -> Project {
+        let project = Project::new(LAKEWARD, &self.db.source_config(json!({}))).unwrap();
+        fs::copy(self.project.file("streams.json"), project.file("streams.json")).unwrap();
+        project
     }
 
     /// Merges fields into source.json.
@@ -268,4 +275,37 @@ pub async fn footer_polls(scene: &Scene, mut run: Running) -> Output {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     run.wait_timeout(Duration::from_secs(10)).await.unwrap()
+}
+
+/// What is in sight is one generation and nothing of another, whole: as many files as the log says.
+///
+/// Where a pass of an incremental stream was committed and not published, its files may be missing.
+pub fn assert_visible_generation(scene: &Scene) {
+    scene.assert_visible_files_are_whole();
+    let files = scene.project.visible_files(TABLE);
+    let names = files.iter().filter_map(|file| file.file_name()?.to_str());
+    let mut generations: Vec<&str> = names.filter_map(|name| Some(name.split_once('-')?.0)).collect();
+    generations.dedup();
+    assert!(generations.len() <= 1, "files of several generations are in sight: {files:?}");
+    let Some(generation) = generations.first().and_then(|text| text.parse::<u64>().ok()) else { return };
+    let mut committed = BTreeSet::new();
+    let mut backfilled = BTreeSet::new();
+    for record in scene.log().iter().filter(|record| record["generation"] == generation) {
+        for path in record["remove"].as_array().into_iter().flatten() {
+            committed.remove(path.as_str().unwrap());
+            backfilled.remove(path.as_str().unwrap());
+        }
+        for file in record["add"].as_array().into_iter().flatten() {
+            let path = file["path"].as_str().unwrap().to_owned();
+            if !record["chunk"].is_null() {
+                backfilled.insert(path.clone());
+            }
+            committed.insert(path);
+        }
+    }
+    let root = scene.project.stream_directory(TABLE);
+    let visible: BTreeSet<String> =
+        files.iter().map(|file| file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(visible.is_subset(&committed), "files that no commit has are in sight: {visible:?}");
+    assert!(backfilled.is_subset(&visible), "half of a generation is in sight: {visible:?} of {backfilled:?}");
 }
