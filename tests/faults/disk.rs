@@ -1,5 +1,6 @@
 //! Disks that are full, read-only or gone.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::on_both;
 use crate::scene::{How, LAKEWARD, Scene, TABLE, database, footer_polls};
 
 on_both!(f44_disk_full, super::disk_full);
-on_both!(f44_read_only_mid_run, super::read_only_mid_run);
+on_both!(f44_permission_denied_mid_run, super::permission_denied_mid_run);
 on_both!(f44_directory_gone_mid_run, super::directory_gone_mid_run);
 
 /// A file system of its own in memory, unmounted when dropped.
@@ -82,14 +83,36 @@ async fn disk_full(version: Version) {
     footer_polls(&scene, scene.start(&[])).await.assert_ok();
     assert!(scene.assert_visible_files_are_whole() > 0);
     scene.assert_exact().await;
-    drop(scene);
     drop(mount);
 }
 
-async fn read_only_mid_run(version: Version) {
+/// A directory that takes no new entries; as before when dropped.
+struct Forbidden(PathBuf);
+
+impl Forbidden {
+    fn new(directory: PathBuf) -> Self {
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o555)).unwrap();
+        let forbidden = Self(directory);
+        if std::fs::File::create(forbidden.0.join("probe")).is_ok() {
+            // Modes do not bind root; this does.
+            std::fs::remove_file(forbidden.0.join("probe")).unwrap();
+            let output = Command::new("chattr").arg("+i").arg(&forbidden.0).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "root needs chattr for a directory that takes nothing: {said}");
+        }
+        forbidden
+    }
+}
+
+impl Drop for Forbidden {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).output();
+        let _ = std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o755));
+    }
+}
+
+async fn permission_denied_mid_run(version: Version) {
     let scene = Scene::new(&PgServer::shared(version), 30_000, How::FullRefresh).await;
-    let mount = Mount::new(&scene.project.lake(), "200m");
-    let mount = mount.expect("this test mounts a file system: it must run as root, where mounting is permitted");
     // A generation that is there stays, whole, whatever becomes of the next one.
     scene.sync(&[]).await.assert_ok();
     let before = scene.project.visible_files(TABLE);
@@ -97,32 +120,26 @@ async fn read_only_mid_run(version: Version) {
     proxy.throttle(Some(1 << 20));
     scene.source(json!({ "port": proxy.port() }));
     let mut run = scene.start(&[]);
-    scene.wait_for_chunks(&mut run, 4).await;
-    // Files that are open for writing forbid it for a moment; a device that fails does not ask either.
-    let mut remounted = false;
-    for _ in 0..2000 {
-        let output = Command::new("mount").args(["-o", "remount,ro"]).arg(&mount.0).output().unwrap();
-        remounted = output.status.success();
-        if remounted || run.has_ended().unwrap() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    let start = std::time::Instant::now();
+    while scene.log().last().is_none_or(|record| record["generation"] == 1) || scene.chunks().len() < 4 {
+        assert!(!run.has_ended().unwrap() && start.elapsed() < Duration::from_secs(60), "no chunk is committed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    if !remounted {
-        // Always some file open: then by a directory that takes nothing, not even from root.
-        drop(run);
-        panic!("the file system could not be made read-only");
-    }
+    let forbidden = Forbidden::new(scene.meta().join("commits"));
     proxy.throttle(None);
     let output = run.wait_timeout(Duration::from_secs(60)).await.unwrap();
     output.assert_code(6);
+    assert!(output.stderr.contains("ermi"), "permission is not named:\n{}", output.stderr);
     assert_eq!(scene.project.visible_files(TABLE), before);
     scene.assert_exact().await;
-    mount.remount("rw");
-    scene.sync(&[]).await.assert_ok();
+    let kept = scene.chunks().len();
+    // Nor can another run begin.
+    scene.sync(&[]).await.assert_code(6);
+    drop(forbidden);
+    let output = scene.sync(&[]).await;
+    output.assert_ok();
+    assert_eq!(crate::scene::event(&output, "stream_planned")["chunks_kept"], kept, "what was committed is lost");
     scene.assert_exact().await;
-    drop(scene);
-    drop(mount);
 }
 
 async fn directory_gone_mid_run(version: Version) {
