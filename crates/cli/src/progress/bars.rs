@@ -276,7 +276,7 @@ mod tests {
             assert!(state.most <= MOST_BARS);
             assert_eq!(state.waiting.len(), 5000 - state.most);
             for number in 0..4999 {
-                let failed = Event::StreamFailed { stream: stream(number), error: String::new() };
+                let failed = Event::StreamFailed { stream: stream(number), error: String::new(), hint: None };
                 assert!(state.apply(&console, &failed));
             }
             assert!(state.shown.contains_key(&stream(4999)));

@@ -108,6 +108,6 @@ pub(crate) fn describe(event: &Event) -> String {
             human_count(summary.rows),
             summary.seconds
         ),
-        Event::StreamFailed { stream, error } => format!("{stream}: failed: {error}"),
+        Event::StreamFailed { stream, error, .. } => format!("{stream}: failed: {error}"),
     }
 }
