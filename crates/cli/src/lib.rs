@@ -13,7 +13,6 @@ mod config;
 mod failure;
 mod messages;
 mod output;
-mod pending;
 mod progress;
 mod quantity;
 mod registry;

@@ -29,9 +29,9 @@ impl<T: ?Sized> Connector<T> {
 /// Every source of this build.
 pub(crate) static SOURCES: &[Connector<dyn DriverInterface>] = &[Connector {
     kind: "postgres",
-    about: "PostgreSQL: tables, partitioned tables and views; full refresh, incremental, change stream",
-    spec: crate::pending::spec,
-    build: crate::pending::build,
+    about: "PostgreSQL: tables, partitioned tables and views; full refresh and incremental",
+    spec: lakeward_postgres::spec,
+    build: |config| Ok(Arc::new(lakeward_postgres::PostgresDriver::from_config(config)?)),
 }];
 
 /// Every destination of this build.
@@ -39,14 +39,14 @@ pub(crate) static DESTINATIONS: &[Connector<dyn Destination>] = &[
     Connector {
         kind: "parquet",
         about: "Parquet files in a directory, with a commit log: exactly once",
-        spec: crate::pending::spec,
-        build: crate::pending::build,
+        spec: lakeward_parquet::spec,
+        build: |config| Ok(Arc::new(lakeward_parquet::ParquetDestination::from_config(config)?)),
     },
     Connector {
         kind: "null",
         about: "keeps nothing: measures a source alone",
-        spec: crate::pending::spec,
-        build: crate::pending::build,
+        spec: lakeward_null::spec,
+        build: |config| Ok(Arc::new(lakeward_null::NullDestination::from_config(config)?)),
     },
 ];
 

@@ -60,7 +60,7 @@ impl<'a> View<'a> {
     }
 
     fn columns(&self) -> impl Iterator<Item = &'a str> {
-        self.definition.columns.iter().map(|(name, _)| name.as_str())
+        self.definition.columns.iter().map(|column| column.name.as_str())
     }
 
     fn is_key(&self, column: &str) -> bool {
@@ -112,7 +112,11 @@ impl<'a> View<'a> {
             (UNCHANGED, "pl.List(pl.String)".to_owned()),
             ("_lw_rescued", "pl.String".to_owned()),
         ];
-        let data = self.definition.columns.iter().map(|(name, kind)| (name.as_str(), polars_type(kind)));
+        let data = self
+            .definition
+            .columns
+            .iter()
+            .map(|column| (column.name.as_str(), polars_type(&column.column_type)));
         let schema: Vec<String> = system
             .into_iter()
             .chain(data)
