@@ -41,8 +41,19 @@ const BAD: &str = "
 /// How many values of each column no column of the lake holds.
 fn expected_counts() -> BTreeMap<String, u64> {
     let counts = [
-        ("d", 7), ("ts", 7), ("tz", 7), ("t", 3), ("n", 3), ("wide", 3), ("da", 2), ("tza", 2), ("ta", 2), ("na", 2), ("grid", 2),
-        ("shifted", 2), ("odd \"/~name", 1),
+        ("d", 7),
+        ("ts", 7),
+        ("tz", 7),
+        ("t", 3),
+        ("n", 3),
+        ("wide", 3),
+        ("da", 2),
+        ("tza", 2),
+        ("ta", 2),
+        ("na", 2),
+        ("grid", 2),
+        ("shifted", 2),
+        ("odd \"/~name", 1),
     ];
     counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
@@ -57,7 +68,9 @@ async fn f16_bad_values_are_clamped_and_rescued(version: Version) {
         assert_eq!(bad_values(&output, "public.bad"), expected_counts());
 
         let (low, high) = ("0001-01-01", "9999-12-31");
-        let dates = pipeline.ask("bad", "SELECT id, d, ts, tz, t, n FROM log WHERE id BETWEEN 10 AND 16 ORDER BY id").await;
+        let dates = pipeline
+            .ask("bad", "SELECT id, d, ts, tz, t, n FROM log WHERE id BETWEEN 10 AND 16 ORDER BY id")
+            .await;
         for row in dates {
             let id: u32 = row[0].as_deref().unwrap().parse().unwrap();
             let is_high = [10, 14, 15].contains(&id);
@@ -70,8 +83,13 @@ async fn f16_bad_values_are_clamped_and_rescued(version: Version) {
                 assert_eq!(row[5], None, "{id}: NaN has no nearest decimal");
             }
         }
-        let lists = pipeline.ask("bad", "SELECT da, tza, ta, na, grid, shifted FROM log WHERE id IN (20, 21) ORDER BY id").await;
-        assert_eq!(lists[0][0].as_deref(), Some("[2024-01-01, 9999-12-31, NULL, 0001-01-01, 0001-01-01, 9999-12-31]"));
+        let lists = pipeline
+            .ask("bad", "SELECT da, tza, ta, na, grid, shifted FROM log WHERE id IN (20, 21) ORDER BY id")
+            .await;
+        assert_eq!(
+            lists[0][0].as_deref(),
+            Some("[2024-01-01, 9999-12-31, NULL, 0001-01-01, 0001-01-01, 9999-12-31]")
+        );
         let expected = "['2024-01-01 00:00:00+00', '9999-12-31 23:59:59.999999+00', '0001-01-01 00:00:00+00', '9999-12-31 23:59:59.999999+00']";
         assert_eq!(lists[0][1].as_deref(), Some(expected));
         assert_eq!(lists[0][2].as_deref(), Some("['23:59:59.999999', '12:00:00']"));
@@ -127,7 +145,8 @@ async fn f16_bad_values_fail_where_the_policy_says_so(version: Version) {
         .collect();
     let good = "CREATE TABLE good (id int); INSERT INTO good VALUES (1)";
     for format in ["text", "binary"] {
-        let pipeline = Pipeline::with(version, json!({ "copy_format": format }), &format!("{tables}{good}")).await;
+        let pipeline =
+            Pipeline::with(version, json!({ "copy_format": format }), &format!("{tables}{good}")).await;
         let names: Vec<String> = cases.iter().map(|(name, ..)| format!("t_{name}")).collect();
         let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
         names.push("good");
@@ -135,8 +154,12 @@ async fn f16_bad_values_fail_where_the_policy_says_so(version: Version) {
         let output = pipeline.project.sync(&[]).await.unwrap();
         output.assert_code(5);
         for (name, _, _, value) in cases {
-            let failure = output.events.iter().find(|event| event["stream"] == format!("public.t_{name}") && event["event"] == "stream_failed");
-            let failure = failure.unwrap_or_else(|| panic!("t_{name} did not fail: {}", output.stderr))["error"].to_string();
+            let failure = output.events.iter().find(|event| {
+                event["stream"] == format!("public.t_{name}") && event["event"] == "stream_failed"
+            });
+            let failure =
+                failure.unwrap_or_else(|| panic!("t_{name} did not fail: {}", output.stderr))["error"]
+                    .to_string();
             assert!(failure.contains(&format!("col_{name}")), "{failure} names the column");
             assert!(!failure.contains(value), "{failure} holds the value");
             assert!(pipeline.project.visible_files(format!("t_{name}").as_str()).is_empty());
@@ -180,13 +203,20 @@ async fn f16_keys_cursors_and_partitions_always_fail(version: Version) {
 
 async fn f16_the_override_text_takes_everything(version: Version) {
     let types: BTreeMap<&str, &str> =
-        ["d", "ts", "tz", "t", "n", "wide", "da", "tza", "ta", "na", "grid", "shifted", "odd \"/~name"].map(|name| (name, "text")).into();
+        ["d", "ts", "tz", "t", "n", "wide", "da", "tza", "ta", "na", "grid", "shifted", "odd \"/~name"]
+            .map(|name| (name, "text"))
+            .into();
     for format in ["text", "binary"] {
         let pipeline = Pipeline::with(version, json!({ "copy_format": format }), BAD).await;
-        let output = pipeline.sync_as("bad", json!({ "columns": { "types": types }, "on_bad_value": "fail" })).await;
+        let output =
+            pipeline.sync_as("bad", json!({ "columns": { "types": types }, "on_bad_value": "fail" })).await;
         assert!(bad_values(&output, "public.bad").is_empty());
         let report = pipeline.assert_same("bad", &Options::full_refresh()).await;
-        assert!(report.kinds.iter().all(|(name, kind)| name == "id" || kind == "VARCHAR"), "{:?}", report.kinds);
+        assert!(
+            report.kinds.iter().all(|(name, kind)| name == "id" || kind == "VARCHAR"),
+            "{:?}",
+            report.kinds
+        );
         assert_eq!(pipeline.ask_one("bad", "SELECT count(_lw_rescued) FROM log").await.as_deref(), Some("0"));
     }
 }
@@ -200,11 +230,14 @@ async fn f16_bad_values_in_a_later_incremental_pass(version: Version) {
     let choices = json!({ "sync_mode": "incremental", "cursor_field": "seq", "cursor_lookback": "5" });
     let output = pipeline.sync_as("feed", choices).await;
     assert_eq!(bad_values(&output, "public.feed"), BTreeMap::from([("d".to_owned(), 1)]));
-    pipeline.sql("INSERT INTO feed VALUES (3, 3, '-infinity'); UPDATE feed SET d = '10000-01-01' WHERE id = 2").await;
+    pipeline
+        .sql("INSERT INTO feed VALUES (3, 3, '-infinity'); UPDATE feed SET d = '10000-01-01' WHERE id = 2")
+        .await;
     pipeline.sync().await;
     pipeline.assert_same("feed", &Options::incremental()).await;
     // Both clamp to one day: only what was rescued tells the two versions of row 2 apart.
-    let versions = pipeline.ask("feed", "SELECT _lw_rescued->>'d' FROM log WHERE id = 2 ORDER BY _lw_seq").await;
+    let versions =
+        pipeline.ask("feed", "SELECT _lw_rescued->>'d' FROM log WHERE id = 2 ORDER BY _lw_seq").await;
     assert_eq!(versions, [[Some("infinity".to_owned())], [Some("10000-01-01".to_owned())]]);
     pipeline.sync().await;
     assert_eq!(pipeline.rows("feed").await, 4);

@@ -28,7 +28,10 @@ async fn f18_generated_columns(version: Version) {
         let pipeline = Pipeline::with(version, json!({ "copy_format": format }), &sql).await;
         let streams = pipeline.project.read("streams.json").unwrap();
         let properties = &streams["streams"][0]["stream"]["type_schema"]["properties"];
-        assert_eq!((properties["b"]["generated"].clone(), properties["a"]["generated"].clone()), (json!(true), Value::Null));
+        assert_eq!(
+            (properties["b"]["generated"].clone(), properties["a"]["generated"].clone()),
+            (json!(true), Value::Null)
+        );
         pipeline.sync().await;
         let report = pipeline.assert_same("made", &Options::full_refresh()).await;
         assert_eq!(report.kinds.len(), if version == Version::Pg18 { 5 } else { 4 });
@@ -75,7 +78,9 @@ async fn new_columns_follow_the_choice(version: Version) {
     let sql = "CREATE TABLE grows (id int PRIMARY KEY, a text); INSERT INTO grows VALUES (1, 'a')";
     let pipeline = Pipeline::new(version, sql).await;
     pipeline.sync_as("grows", json!({ "columns": { "new_columns": "ignore" } })).await;
-    pipeline.sql("ALTER TABLE grows ADD COLUMN b text DEFAULT 'b'; INSERT INTO grows VALUES (2, 'a', 'bb')").await;
+    pipeline
+        .sql("ALTER TABLE grows ADD COLUMN b text DEFAULT 'b'; INSERT INTO grows VALUES (2, 'a', 'bb')")
+        .await;
     pipeline.sync().await;
     let report = pipeline.assert_same("grows", &Options::full_refresh().exclude("b")).await;
     assert!(report.unknown.is_empty());
@@ -93,9 +98,8 @@ async fn new_columns_follow_the_choice(version: Version) {
 }
 
 async fn tables_of_1600_columns(version: Version) {
-    let columns: Vec<String> = (0..1599)
-        .map(|n| format!("c{n} {}", ["int2", "bool", "date", "real", "text"][n % 5]))
-        .collect();
+    let columns: Vec<String> =
+        (0..1599).map(|n| format!("c{n} {}", ["int2", "bool", "date", "real", "text"][n % 5])).collect();
     let values: Vec<&str> = (0..1599).map(|n| ["7", "true", "'2024-01-01'", "0.5", "'t'"][n % 5]).collect();
     let sql = format!(
         "CREATE TABLE wide (id int PRIMARY KEY, {}); INSERT INTO wide VALUES (0);
@@ -128,7 +132,11 @@ async fn tables_without_columns_and_without_rows(version: Version) {
         assert_eq!((report.rows_destination, report.kinds.len()), (0, 3));
         pipeline.assert_same("emptied", &Options::full_refresh()).await;
         assert_eq!(pipeline.readings("bare_empty").await.0, 0);
-        assert_eq!(pipeline.project.visible_files("empty").len(), 1, "an empty table has a file with its columns");
+        assert_eq!(
+            pipeline.project.visible_files("empty").len(),
+            1,
+            "an empty table has a file with its columns"
+        );
     }
     // And one that fills later.
     pipeline.sql("INSERT INTO empty VALUES (1, '{a}', '2024-01-01')").await;

@@ -28,7 +28,9 @@ async fn discover_finds_10000_tables_in_seconds(version: Version) {
     )
     .await
     .unwrap();
-    db.execute("ALTER TABLE t77 ADD PRIMARY KEY (id); INSERT INTO t77 VALUES (1, 'x', 1.5, now(), '{}')").await.unwrap();
+    db.execute("ALTER TABLE t77 ADD PRIMARY KEY (id); INSERT INTO t77 VALUES (1, 'x', 1.5, now(), '{}')")
+        .await
+        .unwrap();
     let project = Project::new(PROGRAM, &db.source_config(json!({}))).unwrap();
     for _ in 0..2 {
         let started = Instant::now();
@@ -60,14 +62,25 @@ async fn discover_keeps_what_was_chosen(version: Version) {
     .await;
     let project = &pipeline.project;
     let stream = |file: &Value, name: &str| {
-        file["streams"].as_array().unwrap().iter().find(|entry| entry["stream"]["name"] == name).map(|entry| entry["stream"].clone())
+        file["streams"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|entry| entry["stream"]["name"] == name)
+            .map(|entry| entry["stream"].clone())
     };
     let first = project.read("streams.json").unwrap();
     let kept = stream(&first, "kept").unwrap();
-    assert_eq!((kept["comment"].clone(), kept["source_defined_primary_key"].clone()), (json!("about kept"), json!(["id"])));
+    assert_eq!(
+        (kept["comment"].clone(), kept["source_defined_primary_key"].clone()),
+        (json!("about kept"), json!(["id"]))
+    );
     assert_eq!(kept["estimated_rows"], 1000);
     let v = &kept["type_schema"]["properties"]["v"];
-    assert_eq!((v["type"].clone(), v["comment"].clone(), v["nullable"].clone()), (json!("text"), json!("about v"), json!(true)));
+    assert_eq!(
+        (v["type"].clone(), v["comment"].clone(), v["nullable"].clone()),
+        (json!("text"), json!("about v"), json!(true))
+    );
     let order: Vec<_> = kept["type_schema"]["properties"].as_object().unwrap().keys().collect();
     assert_eq!(order, ["id", "v", "gone"], "in the source's order");
 
@@ -83,7 +96,9 @@ async fn discover_keeps_what_was_chosen(version: Version) {
         assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
     }
     let second = project.read("streams.json").unwrap();
-    let find = |file: &Value, name: &str| file["public"].as_array().unwrap().iter().find(|entry| entry["stream_name"] == name).cloned();
+    let find = |file: &Value, name: &str| {
+        file["public"].as_array().unwrap().iter().find(|entry| entry["stream_name"] == name).cloned()
+    };
     assert_eq!(find(&second["selected_streams"], "kept"), find(&chosen, "kept"), "every choice stands");
     assert!(find(&second["selected_streams"], "newcomer").is_some(), "a new stream is selected");
     assert!(find(&second["selected_streams"], "unwanted").is_none(), "what was taken out stays out");
@@ -110,11 +125,18 @@ async fn a_dry_run_writes_nothing(version: Version) {
     let output = project.sync(&["--dry-run", "--output", "json", "--chunk-size", "128KiB"]).await.unwrap();
     output.assert_ok();
     let plan = output.json().unwrap();
-    assert_eq!((plan[0]["stream"].clone(), plan[0]["mode"].clone(), plan[0]["estimated_rows"].clone()), (json!("public.t"), json!("full_refresh"), json!(5000)));
+    assert_eq!(
+        (plan[0]["stream"].clone(), plan[0]["mode"].clone(), plan[0]["estimated_rows"].clone()),
+        (json!("public.t"), json!("full_refresh"), json!(5000))
+    );
     assert!(plan[0]["chunks"].as_u64().unwrap() > 5, "{plan}");
     let output = project.sync(&["--dry-run"]).await.unwrap();
     output.assert_ok();
-    assert!(output.stdout.contains("public.t") && output.stdout.contains("nothing was written"), "{}", output.stdout);
+    assert!(
+        output.stdout.contains("public.t") && output.stdout.contains("nothing was written"),
+        "{}",
+        output.stdout
+    );
     assert!(before == snapshot(), "a dry run before the first sync wrote something");
 
     pipeline.sync_as("t", json!({ "sync_mode": "incremental", "cursor_field": "id" })).await;
@@ -122,7 +144,11 @@ async fn a_dry_run_writes_nothing(version: Version) {
     let before = snapshot();
     let output = project.sync(&["--dry-run", "--output", "json"]).await.unwrap();
     output.assert_ok();
-    assert!(output.json().unwrap()[0]["action"].to_string().contains("incremental pass 1"), "{}", output.stdout);
+    assert!(
+        output.json().unwrap()[0]["action"].to_string().contains("incremental pass 1"),
+        "{}",
+        output.stdout
+    );
     assert!(before == snapshot(), "a dry run after a sync wrote something");
     let backends = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lakeward'";
     assert_eq!(pipeline.db.value(backends).await.unwrap().as_deref(), Some("0"), "its snapshot is given up");
@@ -169,7 +195,13 @@ async fn views_say_what_the_reconciler_says(version: Version) {
     )
     .await;
     pipeline.project.select_only(&["refreshed"], json!({})).unwrap();
-    pipeline.project.select("keyed", json!({ "sync_mode": "incremental", "cursor_field": "at", "partition": ["month(at)"] })).unwrap();
+    pipeline
+        .project
+        .select(
+            "keyed",
+            json!({ "sync_mode": "incremental", "cursor_field": "at", "partition": ["month(at)"] }),
+        )
+        .unwrap();
     pipeline.project.select("keyless", json!({ "sync_mode": "incremental", "cursor_field": "n" })).unwrap();
     pipeline.sync().await;
     pipeline
@@ -177,14 +209,24 @@ async fn views_say_what_the_reconciler_says(version: Version) {
               INSERT INTO keyless VALUES (60, 'y'), (60, 'y'); DELETE FROM refreshed WHERE id > 50")
         .await;
     pipeline.sync().await;
-    for (stream, options) in [("keyed", Options::incremental()), ("keyless", Options::incremental()), ("refreshed", Options::full_refresh())] {
+    for (stream, options) in [
+        ("keyed", Options::incremental()),
+        ("keyless", Options::incremental()),
+        ("refreshed", Options::full_refresh()),
+    ] {
         let expected = pipeline.assert_same(stream, &options).await;
         for engine in ["duckdb", "polars"] {
-            let output = pipeline.project.run(&["view", &format!("public.{stream}"), "--engine", engine]).await.unwrap();
+            let output = pipeline
+                .project
+                .run(&["view", &format!("public.{stream}"), "--engine", engine])
+                .await
+                .unwrap();
             output.assert_ok();
             let directory = pipeline.project.file(&format!("view_{stream}_{engine}"));
             let query = output.stdout.replace("\"./", "\"");
-            let rows = python(MATERIALIZE, &json!({ "engine": engine, "query": query, "directory": directory })).await;
+            let rows =
+                python(MATERIALIZE, &json!({ "engine": engine, "query": query, "directory": directory }))
+                    .await;
             assert_eq!(rows.trim(), expected.rows_source.to_string(), "{engine}: {query}");
             let options = Options::full_refresh().directory(&directory);
             let report = pipeline.report(stream, &options).await;
@@ -203,20 +245,24 @@ async fn files_status_and_peek_show_what_is_there(version: Version) {
     )
     .await;
     let project = &pipeline.project;
-    pipeline.choose("t", json!({ "sync_mode": "incremental", "cursor_field": "at", "partition": ["month(at)"] }));
+    pipeline
+        .choose("t", json!({ "sync_mode": "incremental", "cursor_field": "at", "partition": ["month(at)"] }));
     project.sync(&["--chunk-size", "256KiB"]).await.unwrap().assert_ok();
     pipeline.sql("INSERT INTO t VALUES (6000, NULL, '2030-01-01 00:00+00')").await;
     pipeline.sync().await;
 
-    let visible: Vec<_> = project.visible_files("t").into_iter().map(|file| file.canonicalize().unwrap()).collect();
+    let visible: Vec<_> =
+        project.visible_files("t").into_iter().map(|file| file.canonicalize().unwrap()).collect();
     let output = project.run(&["files", "public.t"]).await.unwrap();
     output.assert_ok();
-    let mut listed: Vec<_> = output.stdout.lines().map(|line| project.path().join(line).canonicalize().unwrap()).collect();
+    let mut listed: Vec<_> =
+        output.stdout.lines().map(|line| project.path().join(line).canonicalize().unwrap()).collect();
     listed.sort();
     assert_eq!(listed, visible, "files lists what a glob finds");
     let output = project.run(&["files", "t", "--output", "json"]).await.unwrap();
     let files = output.json().unwrap();
-    let sum = |field: &str| files.as_array().unwrap().iter().map(|file| file[field].as_u64().unwrap()).sum::<u64>();
+    let sum =
+        |field: &str| files.as_array().unwrap().iter().map(|file| file[field].as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum("rows"), pipeline.rows("t").await);
     assert_eq!(sum("bytes"), visible.iter().map(|file| file.metadata().unwrap().len()).sum::<u64>());
     project.run(&["files", "public.tt"]).await.unwrap().assert_code(2);
@@ -225,8 +271,14 @@ async fn files_status_and_peek_show_what_is_there(version: Version) {
     output.assert_ok();
     let status = output.json().unwrap();
     let stream = &status["streams"][0];
-    assert_eq!((stream["stream"].clone(), stream["backfill_complete"].clone(), stream["pass"].clone()), (json!("public.t"), json!(true), json!(1)));
-    assert_eq!((stream["rows_synced"].clone(), stream["cursor"]["value"].clone()), (json!(5001), json!("2030-01-01T00:00:00Z")));
+    assert_eq!(
+        (stream["stream"].clone(), stream["backfill_complete"].clone(), stream["pass"].clone()),
+        (json!("public.t"), json!(true), json!(1))
+    );
+    assert_eq!(
+        (stream["rows_synced"].clone(), stream["cursor"]["value"].clone()),
+        (json!(5001), json!("2030-01-01T00:00:00Z"))
+    );
     let output = project.run(&["status"]).await.unwrap();
     assert!(output.stdout.contains("public.t") && output.stdout.contains("5,001"), "{}", output.stdout);
 

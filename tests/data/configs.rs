@@ -6,7 +6,12 @@ use serde_json::{Value, json};
 
 use crate::pipeline::{PROGRAM, Pipeline, all_files, database};
 
-on_each_version!(mistakes_in_configs_exit_with_2, servers_that_are_not_there_exit_with_3, sources_that_are_not_fit_exit_with_4, destinations_and_states_exit_with_6_and_7);
+on_each_version!(
+    mistakes_in_configs_exit_with_2,
+    servers_that_are_not_there_exit_with_3,
+    sources_that_are_not_fit_exit_with_4,
+    destinations_and_states_exit_with_6_and_7
+);
 
 const SMALL: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')";
 
@@ -28,7 +33,10 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
     };
     let sources = [
         (changed(&[("hots", json!("x"))]), vec!["hots", "host"]),
-        (changed(&[("ssl", json!({ "mode": "disable", "server_cert": "x" }))]), vec!["ssl.server_cert", "server_ca"]),
+        (
+            changed(&[("ssl", json!({ "mode": "disable", "server_cert": "x" }))]),
+            vec!["ssl.server_cert", "server_ca"],
+        ),
         (changed(&[("password", json!("${LAKEWARD_NOT_SET}"))]), vec!["LAKEWARD_NOT_SET", "password"]),
         (changed(&[("password", json!("file:///nonexistent/secret"))]), vec!["/nonexistent/secret"]),
         (changed(&[("type", json!("postgress"))]), vec!["postgres"]),
@@ -77,7 +85,11 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
         assert_eq!(output.code, Some(2), "{named}: {}", output.stderr);
         assert!(output.stderr.contains(named), "{named} in {}", output.stderr);
     }
-    for (name, text) in [("streams.json", "{"), ("destination.json", "{\"type\": \"parquet\"}"), ("destination.json", "{\"type\": \"parquet\", \"path\": \"lake\", \"compresion\": \"zstd\"}")] {
+    for (name, text) in [
+        ("streams.json", "{"),
+        ("destination.json", "{\"type\": \"parquet\"}"),
+        ("destination.json", "{\"type\": \"parquet\", \"path\": \"lake\", \"compresion\": \"zstd\"}"),
+    ] {
         let before = std::fs::read(project.file(name)).unwrap();
         std::fs::write(project.file(name), text).unwrap();
         let output = project.sync(&[]).await.unwrap();
@@ -86,22 +98,33 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
         std::fs::write(project.file(name), before).unwrap();
     }
     for arguments in [
-        &["synk"][..], &["sync", "--follow", "--dry-run"], &["sync", "--chunk-size", "many"], &["sync", "--memory-limit", "1KiB"], &["sync", "--config", "nowhere.json"],
-        &["sync", "--streams", "nowhere.json"], &["status", "--state", "nowhere.json"], &["view", "public.t"], &["view", "public.t", "--engine", "excel"], &["spec", "oracle"], &[],
+        &["synk"][..],
+        &["sync", "--follow", "--dry-run"],
+        &["sync", "--chunk-size", "many"],
+        &["sync", "--memory-limit", "1KiB"],
+        &["sync", "--config", "nowhere.json"],
+        &["sync", "--streams", "nowhere.json"],
+        &["status", "--state", "nowhere.json"],
+        &["view", "public.t"],
+        &["view", "public.t", "--engine", "excel"],
+        &["spec", "oracle"],
+        &[],
     ] {
         let output = project.run(arguments).await.unwrap();
         assert_eq!(output.code, Some(2), "{arguments:?}: {}{}", output.stdout, output.stderr);
         assert!(!output.stderr.is_empty());
     }
-    assert!(all_files(&project.lake()).is_empty() && !project.file("state.json").exists(), "mistakes write nothing");
+    assert!(
+        all_files(&project.lake()).is_empty() && !project.file("state.json").exists(),
+        "mistakes write nothing"
+    );
 }
 
 async fn servers_that_are_not_there_exit_with_3(version: Version) {
     let pipeline = Pipeline::new(version, SMALL).await;
-    for overrides in [
-        json!({ "port": 1, "max_retries": 0 }),
-        json!({ "host": "no-such-host.invalid", "max_retries": 0 }),
-    ] {
+    for overrides in
+        [json!({ "port": 1, "max_retries": 0 }), json!({ "host": "no-such-host.invalid", "max_retries": 0 })]
+    {
         pipeline.project.write("source.json", &pipeline.db.source_config(overrides)).unwrap();
         for command in ["check", "discover", "sync"] {
             let started = std::time::Instant::now();
@@ -116,12 +139,24 @@ async fn servers_that_are_not_there_exit_with_3(version: Version) {
 async fn sources_that_are_not_fit_exit_with_4(version: Version) {
     let db = database(version, &format!("{SMALL}; CREATE SCHEMA hidden; CREATE TABLE hidden.t (id int PRIMARY KEY); CREATE TABLE more (id int PRIMARY KEY)")).await;
     let role = format!("{}_poor", db.name());
-    db.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT ON more TO {role}")).await.unwrap();
+    db.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT ON more TO {role}"))
+        .await
+        .unwrap();
     let full = Project::new(PROGRAM, &db.source_config(json!({}))).unwrap();
     full.discover().await.unwrap().assert_ok();
     let source = db.source_config(json!({ "username": role, "password": "poor" }));
     full.write("source.json", &source).unwrap();
-    let check = ["check", "--config", "source.json", "--destination", "destination.json", "--streams", "streams.json", "--output", "json"];
+    let check = [
+        "check",
+        "--config",
+        "source.json",
+        "--destination",
+        "destination.json",
+        "--streams",
+        "streams.json",
+        "--output",
+        "json",
+    ];
 
     for (selected, sees) in [("t", "GRANT SELECT ON"), ("hidden.t", "GRANT USAGE ON SCHEMA")] {
         full.select_only(&[selected], json!({})).unwrap();
@@ -151,7 +186,9 @@ async fn destinations_and_states_exit_with_6_and_7(version: Version) {
     let project = &pipeline.project;
     let destination = project.read("destination.json").unwrap();
     std::fs::write(project.file("a_file"), "").unwrap();
-    project.write("destination.json", &json!({ "type": "parquet", "path": project.file("a_file").join("lake") })).unwrap();
+    project
+        .write("destination.json", &json!({ "type": "parquet", "path": project.file("a_file").join("lake") }))
+        .unwrap();
     project.sync(&[]).await.unwrap().assert_code(6);
     let output = project.run(&["check", "--destination", "destination.json"]).await.unwrap();
     assert_ne!(output.code, Some(0), "{}", output.stdout);

@@ -55,7 +55,11 @@ async fn filters_choose_what_the_same_where_chooses(version: Version) {
     for (table, filter) in tables.iter().zip(FILTERS).step_by(step) {
         let report = pipeline.report(table.as_str(), &Options::full_refresh().filter(filter)).await;
         assert!(report.is_same(), "{filter}: {report}");
-        assert!(report.rows_source > 0 && report.rows_source < 502, "{filter} chooses {} of 502", report.rows_source);
+        assert!(
+            report.rows_source > 0 && report.rows_source < 502,
+            "{filter} chooses {} of 502",
+            report.rows_source
+        );
     }
 }
 
@@ -82,7 +86,11 @@ async fn filters_that_mean_nothing_are_refused(version: Version) {
         pipeline.choose("t", json!({ "filter": filter }));
         let output = pipeline.project.sync(&[]).await.unwrap();
         assert_eq!(output.code, Some(2), "{filter}: {}", output.stderr);
-        assert!(output.stderr.contains("public.t") && output.stderr.contains(named), "{filter}: {}", output.stderr);
+        assert!(
+            output.stderr.contains("public.t") && output.stderr.contains(named),
+            "{filter}: {}",
+            output.stderr
+        );
     }
     assert!(!pipeline.project.lake().join("public").exists());
 }

@@ -6,7 +6,11 @@ use serde_json::json;
 
 use crate::pipeline::{Pipeline, all_files, summary_of};
 
-on_each_version!(a_refresh_replaces_the_one_before, choices_that_change_begin_a_new_generation, what_is_not_ours_stays);
+on_each_version!(
+    a_refresh_replaces_the_one_before,
+    choices_that_change_begin_a_new_generation,
+    what_is_not_ours_stays
+);
 
 async fn a_refresh_replaces_the_one_before(version: Version) {
     let pipeline = Pipeline::new(
@@ -33,9 +37,15 @@ async fn a_refresh_replaces_the_one_before(version: Version) {
     }
     // Neither hidden generations nor staged files are left behind.
     for file in all_files(&pipeline.project.lake().join("_lakeward")) {
-        assert!(file.extension().is_none_or(|kind| kind != "parquet" && kind != "part"), "{} is left", file.display());
+        assert!(
+            file.extension().is_none_or(|kind| kind != "parquet" && kind != "part"),
+            "{} is left",
+            file.display()
+        );
     }
-    let sequences = pipeline.ask_one("t", "SELECT count(DISTINCT _lw_seq) FROM log WHERE _lw_op = 'r' AND length(_lw_seq) = 32").await;
+    let sequences = pipeline
+        .ask_one("t", "SELECT count(DISTINCT _lw_seq) FROM log WHERE _lw_op = 'r' AND length(_lw_seq) = 32")
+        .await;
     assert_eq!(sequences.as_deref(), Some("1"));
 }
 
@@ -50,9 +60,18 @@ async fn choices_that_change_begin_a_new_generation(version: Version) {
         (json!({ "sync_mode": "full_refresh" }), Options::full_refresh()),
         (json!({ "sync_mode": "incremental", "cursor_field": "id" }), Options::incremental()),
         (json!({ "sync_mode": "incremental", "cursor_field": "b" }), Options::incremental()),
-        (json!({ "sync_mode": "incremental", "cursor_field": "b", "filter": "region = 'eu'" }), Options::incremental().filter("region = 'eu'")),
-        (json!({ "sync_mode": "incremental", "cursor_field": "b", "filter": "region = 'us'" }), Options::incremental().filter("region = 'us'")),
-        (json!({ "sync_mode": "incremental", "cursor_field": "b", "filter": "region = 'us'", "partition": ["month(b)"] }), Options::incremental().filter("region = 'us'")),
+        (
+            json!({ "sync_mode": "incremental", "cursor_field": "b", "filter": "region = 'eu'" }),
+            Options::incremental().filter("region = 'eu'"),
+        ),
+        (
+            json!({ "sync_mode": "incremental", "cursor_field": "b", "filter": "region = 'us'" }),
+            Options::incremental().filter("region = 'us'"),
+        ),
+        (
+            json!({ "sync_mode": "incremental", "cursor_field": "b", "filter": "region = 'us'", "partition": ["month(b)"] }),
+            Options::incremental().filter("region = 'us'"),
+        ),
         (json!({ "sync_mode": "full_refresh" }), Options::full_refresh()),
     ];
     for (place, (choices, options)) in steps.iter().enumerate() {
@@ -69,7 +88,11 @@ async fn choices_that_change_begin_a_new_generation(version: Version) {
 }
 
 async fn what_is_not_ours_stays(version: Version) {
-    let pipeline = Pipeline::new(version, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)").await;
+    let pipeline = Pipeline::new(
+        version,
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)",
+    )
+    .await;
     pipeline.sync().await;
     let directory = pipeline.project.stream_directory("t");
     let foreign = ["README.md", "notes.txt", ".keep"].map(|name| directory.join(name));

@@ -34,7 +34,11 @@ async fn f52_rows_that_tie_with_the_greatest_cursor(version: Version) {
     pipeline.sync_as("t", by("n")).await;
     // 101 rows stand at the greatest cursor, and more come to it.
     for round in 0..3 {
-        pipeline.sql(&format!("INSERT INTO t SELECT {round} * 100 + 2000 + g, 900, 'tie' FROM generate_series(1, 50) g")).await;
+        pipeline
+            .sql(&format!(
+                "INSERT INTO t SELECT {round} * 100 + 2000 + g, 900, 'tie' FROM generate_series(1, 50) g"
+            ))
+            .await;
         let output = pipeline.sync().await;
         assert_eq!(summary_of(&output, "public.t")["rows"], 50, "only what is new");
         pipeline.assert_same("t", &Options::incremental()).await;
@@ -42,7 +46,10 @@ async fn f52_rows_that_tie_with_the_greatest_cursor(version: Version) {
     let output = pipeline.sync().await;
     assert_eq!(summary_of(&output, "public.t")["rows"], 0);
     assert_eq!(pipeline.rows("t").await, 1150);
-    assert_eq!((pipeline.generation("t"), pipeline.state_of("t")["cursor"].clone()), (1, json!({ "n": "900" })));
+    assert_eq!(
+        (pipeline.generation("t"), pipeline.state_of("t")["cursor"].clone()),
+        (1, json!({ "n": "900" }))
+    );
     // Ties and the next greater one at once.
     pipeline.sql("INSERT INTO t VALUES (5000, 900, 'tie'), (5001, 901, 'next'), (5002, 901, 'next')").await;
     pipeline.sync().await;
@@ -58,7 +65,12 @@ async fn f52_rows_committed_late_within_the_look_back(version: Version) {
     .await;
     let mut late = pipeline.db.client().await.unwrap();
     let transaction = late.transaction().await.unwrap();
-    transaction.batch_execute("INSERT INTO t VALUES (1000, now(), 'late'); UPDATE t SET v = 'late', at = now() WHERE id = 7").await.unwrap();
+    transaction
+        .batch_execute(
+            "INSERT INTO t VALUES (1000, now(), 'late'); UPDATE t SET v = 'late', at = now() WHERE id = 7",
+        )
+        .await
+        .unwrap();
     pipeline.sync_as("t", by("at")).await;
     for round in 1..4 {
         pipeline.sql(&format!("INSERT INTO t VALUES ({round} + 2000, now(), 'passed')")).await;
@@ -67,7 +79,11 @@ async fn f52_rows_committed_late_within_the_look_back(version: Version) {
     }
     transaction.commit().await.unwrap();
     let output = pipeline.sync().await;
-    assert_eq!(summary_of(&output, "public.t")["rows"], 2, "the row that came late and the update that came late");
+    assert_eq!(
+        summary_of(&output, "public.t")["rows"],
+        2,
+        "the row that came late and the update that came late"
+    );
     pipeline.assert_same("t", &Options::incremental()).await;
     assert_eq!(pipeline.rows("t").await, 505);
 
@@ -89,7 +105,9 @@ impl Pipeline {
 }
 
 async fn f52_two_updates_with_one_cursor_value(version: Version) {
-    let sql = format!("CREATE TABLE t (id int PRIMARY KEY, at timestamptz, v int); INSERT INTO t SELECT g, {START} + g * interval '1 s', 0 FROM generate_series(1, 100) g");
+    let sql = format!(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, v int); INSERT INTO t SELECT g, {START} + g * interval '1 s', 0 FROM generate_series(1, 100) g"
+    );
     for lookback in ["0", "10m"] {
         let pipeline = Pipeline::new(version, &sql).await;
         let mut choices = by("at");
@@ -135,7 +153,10 @@ async fn f52_rows_without_a_cursor_are_included_or_skipped(version: Version) {
         if included {
             pipeline.assert_same("t", &Options::incremental()).await;
         }
-        assert_eq!(pipeline.ask_one("t", "SELECT count(*) FROM log WHERE id = 8").await.as_deref(), Some("2"));
+        assert_eq!(
+            pipeline.ask_one("t", "SELECT count(*) FROM log WHERE id = 8").await.as_deref(),
+            Some("2")
+        );
     }
     // Every cursor is null.
     let pipeline = Pipeline::new(version, "CREATE TABLE n (id int PRIMARY KEY, at timestamptz, v int); INSERT INTO n SELECT g, NULL, 0 FROM generate_series(1, 50) g").await;
@@ -212,10 +233,14 @@ async fn f52_cursors_of_every_type(version: Version) {
     let columns: Vec<String> = types.iter().map(|(name, kind, _)| format!("{name} {kind}")).collect();
     let values: Vec<&str> = types.iter().map(|(_, _, value)| *value).collect();
     let mut sql = format!("CREATE TABLE base (id int PRIMARY KEY, {}, v text);", columns.join(", "));
-    let insert = |from: u32, to: u32| format!("INSERT INTO base SELECT g, {}, 'a' FROM generate_series({from}, {to}) g;", values.join(", "));
+    let insert = |from: u32, to: u32| {
+        format!("INSERT INTO base SELECT g, {}, 'a' FROM generate_series({from}, {to}) g;", values.join(", "))
+    };
     sql.push_str(&insert(1, 200));
     for (name, ..) in types {
-        sql.push_str(&format!("CREATE TABLE c_{name} (LIKE base INCLUDING ALL); INSERT INTO c_{name} TABLE base;"));
+        sql.push_str(&format!(
+            "CREATE TABLE c_{name} (LIKE base INCLUDING ALL); INSERT INTO c_{name} TABLE base;"
+        ));
     }
     let pipeline = Pipeline::new(version, &sql).await;
     pipeline.project.select_only(&[], json!({})).unwrap();
@@ -238,21 +263,27 @@ async fn f52_cursors_of_every_type(version: Version) {
     let output = pipeline.sync().await;
     for (name, ..) in types {
         assert_eq!(summary_of(&output, &format!("public.c_{name}"))["rows"], 0, "{name}");
-        let greatest = pipeline.db.value(&format!("SELECT max({name}) FROM c_{name}")).await.unwrap().unwrap();
+        let greatest =
+            pipeline.db.value(&format!("SELECT max({name}) FROM c_{name}")).await.unwrap().unwrap();
         let cursor = pipeline.state_of(&format!("c_{name}"))["cursor"][name].as_str().unwrap().to_owned();
-        let cursor = if matches!(name, "ts" | "tz") { cursor.replace('T', " ").replace('Z', "+00") } else { cursor };
+        let cursor =
+            if matches!(name, "ts" | "tz") { cursor.replace('T', " ").replace('Z', "+00") } else { cursor };
         assert_eq!(cursor, greatest);
     }
 }
 
 async fn f52_the_greatest_row_is_deleted(version: Version) {
-    let sql = format!("CREATE TABLE t (id int PRIMARY KEY, at timestamptz); INSERT INTO t SELECT g, {START} + g * interval '1 s' FROM generate_series(1, 100) g");
+    let sql = format!(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz); INSERT INTO t SELECT g, {START} + g * interval '1 s' FROM generate_series(1, 100) g"
+    );
     let pipeline = Pipeline::new(version, &sql).await;
     pipeline.sync_as("t", by("at")).await;
     pipeline.sql("DELETE FROM t WHERE id > 90").await;
     pipeline.sync().await;
     // What comes below the greatest cursor ever seen, but within the look-back, comes through.
-    pipeline.sql(&format!("INSERT INTO t SELECT g, {START} + interval '95 s' FROM generate_series(200, 204) g")).await;
+    pipeline
+        .sql(&format!("INSERT INTO t SELECT g, {START} + interval '95 s' FROM generate_series(200, 204) g"))
+        .await;
     let output = pipeline.sync().await;
     assert_eq!(summary_of(&output, "public.t")["rows"], 5);
     let report = pipeline.report("t", &Options::incremental()).await;
@@ -285,7 +316,10 @@ async fn f52_many_passes_against_a_busy_table(version: Version) {
         let mut statements = 0;
         let end = std::time::Instant::now() + std::time::Duration::from_secs(6);
         while std::time::Instant::now() < end {
-            let sql = format!("UPDATE t SET v = v + 1, at = clock_timestamp() WHERE id % 97 = {} % 97; INSERT INTO t SELECT 10000 + {statements} * 10 + g, clock_timestamp(), 0 FROM generate_series(0, 9) g", statements * 31);
+            let sql = format!(
+                "UPDATE t SET v = v + 1, at = clock_timestamp() WHERE id % 97 = {} % 97; INSERT INTO t SELECT 10000 + {statements} * 10 + g, clock_timestamp(), 0 FROM generate_series(0, 9) g",
+                statements * 31
+            );
             client.batch_execute(&sql).await.unwrap();
             statements += 1;
         }
@@ -311,8 +345,16 @@ async fn cursors_that_cannot_serve_are_refused(version: Version) {
         (by("j"), "\\\"j\\\"", 2),
         (by("l"), "\\\"l\\\"", 2),
         (json!({ "sync_mode": "incremental" }), "cursor_field", 2),
-        (json!({ "sync_mode": "incremental", "cursor_field": "id", "cursor_lookback": "ten" }), "cursor_lookback", 2),
-        (json!({ "sync_mode": "incremental", "cursor_field": "at", "cursor_lookback": "-5m" }), "cursor_lookback", 2),
+        (
+            json!({ "sync_mode": "incremental", "cursor_field": "id", "cursor_lookback": "ten" }),
+            "cursor_lookback",
+            2,
+        ),
+        (
+            json!({ "sync_mode": "incremental", "cursor_field": "at", "cursor_lookback": "-5m" }),
+            "cursor_lookback",
+            2,
+        ),
         (json!({ "sync_mode": "cdc" }), "sync_mode", 2),
         (by("at"), "column at", 5),
     ] {

@@ -19,9 +19,32 @@ async fn f19_names_of_every_kind(version: Version) {
     let long = "n".repeat(63);
     let unicode = "é".repeat(31);
     let names = [
-        "a.b", "with \"quotes\"", "UPPER", "with space", "semi;colon--comment", "it's", "per%cent", "sla/sh", "back\\slash", "_leading",
-        ".hidden", "..", "ünïcödé_表_💧", "new\nline", "tab\there", "select", "a=b", "*?[x]", "$1", "{}", "con", "trailing.", long.as_str(),
-        unicode.as_str(), "~tilde", "__HIVE_DEFAULT_PARTITION__",
+        "a.b",
+        "with \"quotes\"",
+        "UPPER",
+        "with space",
+        "semi;colon--comment",
+        "it's",
+        "per%cent",
+        "sla/sh",
+        "back\\slash",
+        "_leading",
+        ".hidden",
+        "..",
+        "ünïcödé_表_💧",
+        "new\nline",
+        "tab\there",
+        "select",
+        "a=b",
+        "*?[x]",
+        "$1",
+        "{}",
+        "con",
+        "trailing.",
+        long.as_str(),
+        unicode.as_str(),
+        "~tilde",
+        "__HIVE_DEFAULT_PARTITION__",
     ];
     let schemas = ["public", "Weird \"schema\".x", "ünïcödé"];
     let ident = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
@@ -51,19 +74,30 @@ async fn f19_names_of_every_kind(version: Version) {
     }
     // The comparer takes a second each: a few of each sort by value, all by their rows.
     for &(schema, name) in &[
-        ("public", "a.b"), ("Weird \"schema\".x", "with \"quotes\""), ("public", "ünïcödé_表_💧"), ("public", "back\\slash"),
-        ("public", "new\nline"), ("public", long.as_str()), ("public", "*?[x]"), ("public", ".."),
+        ("public", "a.b"),
+        ("Weird \"schema\".x", "with \"quotes\""),
+        ("public", "ünïcödé_表_💧"),
+        ("public", "back\\slash"),
+        ("public", "new\nline"),
+        ("public", long.as_str()),
+        ("public", "*?[x]"),
+        ("public", ".."),
     ] {
         pipeline.assert_same((schema, name), &Options::full_refresh()).await;
     }
     for (place, &name) in names.iter().enumerate() {
         for &schema in if place < 4 { &schemas[..] } else { &schemas[..1] } {
-            assert!(!pipeline.project.visible_files((schema, name)).is_empty(), "{schema}.{name} has no files");
+            assert!(
+                !pipeline.project.visible_files((schema, name)).is_empty(),
+                "{schema}.{name} has no files"
+            );
         }
     }
     // Nothing but streams and our own directory lies at the root.
-    let mut roots: Vec<_> =
-        std::fs::read_dir(pipeline.project.lake()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut roots: Vec<_> = std::fs::read_dir(pipeline.project.lake())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     roots.sort();
     assert_eq!(roots.len(), 4, "{roots:?}");
     for name in ["a.b", "with \"quotes\""] {
@@ -76,7 +110,9 @@ async fn f19_names_of_every_kind(version: Version) {
 async fn f19_names_that_differ_only_in_case(version: Version) {
     let mut names = Vec::new();
     let mut sql = String::from("CREATE SCHEMA s; CREATE SCHEMA \"S\";");
-    for (place, (schema, name)) in [("s", "orders"), ("s", "Orders"), ("s", "ORDERS"), ("S", "orders")].into_iter().enumerate() {
+    for (place, (schema, name)) in
+        [("s", "orders"), ("s", "Orders"), ("s", "ORDERS"), ("S", "orders")].into_iter().enumerate()
+    {
         sql.push_str(&format!(
             "CREATE TABLE \"{schema}\".\"{name}\" (\"id\" int PRIMARY KEY, \"ID\" int, \"Id\" text); INSERT INTO \"{schema}\".\"{name}\" SELECT g, {place}, 't' || g FROM generate_series(1, {place} + 3) g;"
         ));
@@ -94,7 +130,11 @@ async fn f19_names_that_differ_only_in_case(version: Version) {
             output.assert_ok();
             let file = pipeline.project.path().join(output.stdout.lines().next().unwrap());
             let directory = file.parent().unwrap().to_owned();
-            assert!(folded.insert(directory.to_string_lossy().to_lowercase()), "{} collides on a case-blind file system", directory.display());
+            assert!(
+                folded.insert(directory.to_string_lossy().to_lowercase()),
+                "{} collides on a case-blind file system",
+                directory.display()
+            );
             pipeline.assert_same((schema, name), &Options::full_refresh().directory(&directory)).await;
             found.push(directory);
         }
@@ -123,7 +163,8 @@ async fn destination_tables_have_names_of_their_own(version: Version) {
     assert!(pipeline.project.visible_files("a").is_empty());
     let directory = pipeline.project.stream_directory(("public", "Other name.1"));
     pipeline.assert_same("a", &Options::full_refresh().directory(directory)).await;
-    for command in [vec!["files", "public.Other name.1"], vec!["view", "Other name.1", "--engine", "duckdb"]] {
+    for command in [vec!["files", "public.Other name.1"], vec!["view", "Other name.1", "--engine", "duckdb"]]
+    {
         pipeline.project.run(&command).await.unwrap().assert_ok();
     }
     pipeline.project.run(&["clear", "public.a", "--yes"]).await.unwrap().assert_ok();

@@ -22,7 +22,8 @@ async fn types_chosen_by_column(version: Version) {
             jsonb_build_object('g', g), decode(md5(g::text), 'hex'), g / 7.0, '10.0.0.1', ARRAY[g, NULL], 'ab', g FROM generate_series(1, 200) g;
         INSERT INTO prices (id, n, f) VALUES (1000, -9999999999999999.99, '-0'), (1001, 0.10, 'NaN'), (1002, 5, '-Infinity')";
     let text = ["x", "i", "b", "u", "at", "d", "t", "j", "by", "f", "ip", "l", "c", "o"];
-    let mut types: serde_json::Map<_, _> = text.iter().map(|&name| (name.to_owned(), json!("text"))).collect();
+    let mut types: serde_json::Map<_, _> =
+        text.iter().map(|&name| (name.to_owned(), json!("text"))).collect();
     types.insert("n".to_owned(), json!("decimal(18,2)"));
     types.insert("m".to_owned(), json!("double"));
     let mut sums = Vec::new();
@@ -75,8 +76,13 @@ async fn f15_decimals_that_do_not_fit_follow_the_policy(version: Version) {
         // 1.5000 is 1.50 at the destination: the same number, fewer zeros.
         assert_eq!((report.missing, report.extra), (1, 1), "{report}");
         let kept = pipeline.ask("tight", "SELECT n FROM log WHERE id IN (1, 8, 11) ORDER BY id").await;
-        assert_eq!(kept, [[Some("12.34".to_owned())], [Some("999.99".to_owned())], [Some("1.50".to_owned())]]);
-        let rescued = pipeline.ask("tight", "SELECT _lw_rescued->>'n' FROM log WHERE id IN (2, 3, 4, 5, 6, 7, 9) ORDER BY id").await;
+        assert_eq!(
+            kept,
+            [[Some("12.34".to_owned())], [Some("999.99".to_owned())], [Some("1.50".to_owned())]]
+        );
+        let rescued = pipeline
+            .ask("tight", "SELECT _lw_rescued->>'n' FROM log WHERE id IN (2, 3, 4, 5, 6, 7, 9) ORDER BY id")
+            .await;
         let originals = ["12.345", "NaN", "Infinity", "-Infinity", "99999999999", "-99999999999", "999.994"];
         assert_eq!(rescued, originals.map(|text| vec![Some(text.to_owned())]));
 

@@ -8,13 +8,20 @@ use serde_json::json;
 
 use crate::pipeline::Pipeline;
 
-on_each_version!(partitions_by_month_day_and_hour, partitions_by_values_of_every_kind, more_partitions_than_open_writers);
+on_each_version!(
+    partitions_by_month_day_and_hour,
+    partitions_by_values_of_every_kind,
+    more_partitions_than_open_writers
+);
 
 /// The names of a stream's partition directories, parent and child joined by `/`.
 fn directories(pipeline: &Pipeline, stream: &str) -> BTreeSet<String> {
     let root = pipeline.project.stream_directory(stream);
     let files = pipeline.project.visible_files(stream);
-    files.iter().map(|file| file.parent().unwrap().strip_prefix(&root).unwrap().to_str().unwrap().to_owned()).collect()
+    files
+        .iter()
+        .map(|file| file.parent().unwrap().strip_prefix(&root).unwrap().to_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Counts directories that hold more than one value of a SQL expression, and values that lie in more than one.
@@ -44,13 +51,24 @@ async fn partitions_by_month_day_and_hour(version: Version) {
         pipeline.project.select(table, json!({ "partition": [partition] })).unwrap();
     }
     pipeline.sync().await;
-    for (table, value) in [("m", "date_trunc('month', at)"), ("d", "date_trunc('day', at)"), ("h", "date_trunc('hour', at)"), ("y", "year(at)")] {
+    for (table, value) in [
+        ("m", "date_trunc('month', at)"),
+        ("d", "date_trunc('day', at)"),
+        ("h", "date_trunc('hour', at)"),
+        ("y", "year(at)"),
+    ] {
         pipeline.assert_same(table, &Options::full_refresh()).await;
         pipeline.readings(table).await;
         assert_eq!(misplaced(&pipeline, table, value).await, "0", "{table}");
     }
     let months = directories(&pipeline, "m");
-    for expected in ["at_month=2024-01", "at_month=1969-12", "at_month=0001-01", "at_month=9999-12", "at_month=__HIVE_DEFAULT_PARTITION__"] {
+    for expected in [
+        "at_month=2024-01",
+        "at_month=1969-12",
+        "at_month=0001-01",
+        "at_month=9999-12",
+        "at_month=__HIVE_DEFAULT_PARTITION__",
+    ] {
         assert!(months.contains(expected), "{expected} in {months:?}");
     }
     assert!(directories(&pipeline, "d").contains("at_day=1969-12-31"), "{:?}", directories(&pipeline, "d"));
@@ -80,12 +98,18 @@ async fn partitions_by_values_of_every_kind(version: Version) {
     assert_eq!(directories(&pipeline, "odd").len(), 21, "{:?}", directories(&pipeline, "odd"));
     assert_eq!(misplaced(&pipeline, "odd", "region").await, "0");
     assert!(directories(&pipeline, "odd").contains("region_value=eu"));
-    let folded: BTreeSet<String> = directories(&pipeline, "odd").iter().map(|name| name.to_lowercase()).collect();
+    let folded: BTreeSet<String> =
+        directories(&pipeline, "odd").iter().map(|name| name.to_lowercase()).collect();
     assert_eq!(folded.len(), 21, "no two values share a directory on a case-blind file system");
     let expected = BTreeSet::from(
-        ["false", "true"].map(|ok| ["-1", "0", "1"].map(|n| format!("ok_value={ok}/n_value={n}"))).concat().into_iter().collect::<BTreeSet<_>>(),
+        ["false", "true"]
+            .map(|ok| ["-1", "0", "1"].map(|n| format!("ok_value={ok}/n_value={n}")))
+            .concat()
+            .into_iter()
+            .collect::<BTreeSet<_>>(),
     );
-    let found: BTreeSet<String> = directories(&pipeline, "two").iter().map(|name| name.replace("%2D", "-")).collect();
+    let found: BTreeSet<String> =
+        directories(&pipeline, "two").iter().map(|name| name.replace("%2D", "-")).collect();
     assert_eq!(found, expected);
     assert_eq!(misplaced(&pipeline, "num", "(p, u)").await, "0");
 }

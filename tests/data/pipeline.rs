@@ -87,8 +87,7 @@ impl Pipeline {
     pub(crate) async fn ask(&self, stream: impl Into<StreamName>, query: &str) -> Vec<Vec<Option<String>>> {
         let directory = self.project.stream_directory(stream);
         let glob = directory.join("**/*.parquet").to_string_lossy().replace('\'', "''");
-        let files =
-            format!("read_parquet('{glob}', union_by_name = true, hive_partitioning = false)");
+        let files = format!("read_parquet('{glob}', union_by_name = true, hive_partitioning = false)");
         let script = "import duckdb, json, sys\n\
             c = duckdb.connect()\n\
             c.execute(\"SET TimeZone = 'UTC'\")\n\

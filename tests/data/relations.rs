@@ -34,13 +34,18 @@ async fn f13_partitions_of_three_levels_are_read_by_leaf(version: Version) {
     )
     .await;
     let streams = pipeline.project.read("streams.json").unwrap();
-    let names: Vec<_> = streams["streams"].as_array().unwrap().iter().map(|entry| entry["stream"]["name"].clone()).collect();
+    let names: Vec<_> =
+        streams["streams"].as_array().unwrap().iter().map(|entry| entry["stream"]["name"].clone()).collect();
     assert_eq!(names, ["root_only", "sales"], "leaves are read through their root");
     let output = pipeline.project.sync(&["--chunk-size", "64KiB"]).await.unwrap();
     output.assert_ok();
     pipeline.assert_same("sales", &Options::full_refresh()).await;
     pipeline.assert_same("root_only", &Options::full_refresh()).await;
-    let chunks = output.events.iter().filter(|event| event["event"] == "chunk_committed" && event["stream"] == "public.sales").count();
+    let chunks = output
+        .events
+        .iter()
+        .filter(|event| event["event"] == "chunk_committed" && event["stream"] == "public.sales")
+        .count();
     assert!(chunks >= 7, "each leaf has chunks of its own, there were {chunks}");
     assert_eq!(summary_of(&output, "public.sales")["rows"], 20_000);
 
@@ -55,8 +60,15 @@ async fn f13_partitions_of_three_levels_are_read_by_leaf(version: Version) {
     pipeline.sync().await;
     pipeline.assert_same("sales", &Options::full_refresh()).await;
 
-    pipeline.sync_as("sales", json!({ "sync_mode": "incremental", "cursor_field": "id", "filter": "region <> 'ap'" })).await;
-    pipeline.sql("INSERT INTO sales SELECT g, 'eu', '2025-05-05', 1 FROM generate_series(30000, 30100) g").await;
+    pipeline
+        .sync_as(
+            "sales",
+            json!({ "sync_mode": "incremental", "cursor_field": "id", "filter": "region <> 'ap'" }),
+        )
+        .await;
+    pipeline
+        .sql("INSERT INTO sales SELECT g, 'eu', '2025-05-05', 1 FROM generate_series(30000, 30100) g")
+        .await;
     pipeline.sync().await;
     pipeline.assert_same("sales", &Options::incremental().filter("region <> 'ap'")).await;
 }
@@ -106,7 +118,11 @@ async fn views_and_materialized_views(version: Version) {
     pipeline.choose("unfilled", json!({}));
     let output = pipeline.project.sync(&[]).await.unwrap();
     assert_ne!(output.code, Some(0), "a materialised view that was never filled cannot be read");
-    assert!(output.stderr.contains("REFRESH MATERIALIZED VIEW") || output.stderr.contains("unfilled"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("REFRESH MATERIALIZED VIEW") || output.stderr.contains("unfilled"),
+        "{}",
+        output.stderr
+    );
 
     pipeline.sync_as("v", json!({ "sync_mode": "incremental", "cursor_field": "at" })).await;
     pipeline.sql("INSERT INTO base SELECT g, 'w', timestamptz '2024-01-01 00:00+00' + g * interval '1 min' FROM generate_series(3001, 3300) g").await;
@@ -179,7 +195,11 @@ async fn tables_larger_than_a_chunk(version: Version) {
     for (stream, least) in [("large", 10), ("by_key", 2)] {
         pipeline.assert_same(stream, &Options::full_refresh()).await;
         let name = format!("public.{stream}");
-        let chunks = output.events.iter().filter(|event| event["event"] == "chunk_committed" && event["stream"] == name.as_str()).count();
+        let chunks = output
+            .events
+            .iter()
+            .filter(|event| event["event"] == "chunk_committed" && event["stream"] == name.as_str())
+            .count();
         assert!(chunks >= least, "{stream} was read in {chunks} chunks");
         assert_eq!(pipeline.state_of(stream)["chunks"], json!([]));
         pipeline.readings(stream).await;

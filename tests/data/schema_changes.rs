@@ -28,12 +28,28 @@ const CHANGES: &[(&str, &str, Felt)] = &[
     ("added", "ALTER TABLE t ADD COLUMN b text", Felt::ByNewRowsOnly),
     ("added_list", "ALTER TABLE t ADD COLUMN \"B c\" date[]", Felt::ByNewRowsOnly),
     ("added_default", "ALTER TABLE t ADD COLUMN b int NOT NULL DEFAULT 42", Felt::ByExistingRows),
-    ("added_volatile", "ALTER TABLE t ADD COLUMN b timestamptz DEFAULT clock_timestamp()", Felt::ByExistingRows),
-    ("added_generated", "ALTER TABLE t ADD COLUMN b text GENERATED ALWAYS AS (a || '!') STORED", Felt::ByExistingRows),
+    (
+        "added_volatile",
+        "ALTER TABLE t ADD COLUMN b timestamptz DEFAULT clock_timestamp()",
+        Felt::ByExistingRows,
+    ),
+    (
+        "added_generated",
+        "ALTER TABLE t ADD COLUMN b text GENERATED ALWAYS AS (a || '!') STORED",
+        Felt::ByExistingRows,
+    ),
     ("dropped", "ALTER TABLE t DROP COLUMN a", Felt::ByNoReader),
     ("renamed", "ALTER TABLE t RENAME COLUMN a TO b", Felt::ByExistingRows),
-    ("dropped_and_added", "ALTER TABLE t DROP COLUMN a; ALTER TABLE t ADD COLUMN a text", Felt::ByExistingRows),
-    ("swapped", "ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME c TO a; ALTER TABLE t RENAME x TO c", Felt::ByExistingRows),
+    (
+        "dropped_and_added",
+        "ALTER TABLE t DROP COLUMN a; ALTER TABLE t ADD COLUMN a text",
+        Felt::ByExistingRows,
+    ),
+    (
+        "swapped",
+        "ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME c TO a; ALTER TABLE t RENAME x TO c",
+        Felt::ByExistingRows,
+    ),
 ];
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, a text, c text);
@@ -67,7 +83,10 @@ async fn f11_columns_that_come_go_and_change_their_name(version: Version) {
     for (schema, policy, ddl, felt) in &names {
         let stream = format!("{schema}.t");
         let generation = pipeline.generation(&stream);
-        let failure = output.events.iter().find(|event| event["event"] == "stream_failed" && event["stream"] == stream.as_str());
+        let failure = output
+            .events
+            .iter()
+            .find(|event| event["event"] == "stream_failed" && event["stream"] == stream.as_str());
         // A column that is gone hurts no row that stands: no policy has to act.
         let (fails, again) = match (*policy, *felt) {
             (_, Felt::ByNoReader) => (false, false),
@@ -136,12 +155,17 @@ async fn f12_types_that_change(version: Version) {
     let pipeline = Pipeline::new(version, &sql).await;
     pipeline.project.select_only(&[], json!({})).unwrap();
     for place in 0..cases.len() {
-        pipeline.project.select(format!("t{place}").as_str(), json!({ "sync_mode": "incremental", "cursor_field": "n" })).unwrap();
+        pipeline
+            .project
+            .select(format!("t{place}").as_str(), json!({ "sync_mode": "incremental", "cursor_field": "n" }))
+            .unwrap();
     }
     pipeline.sync().await;
     let mut sql = String::new();
     for (place, (_, to, _, value)) in cases.iter().enumerate() {
-        sql.push_str(&format!("ALTER TABLE t{place} ALTER c TYPE {to}; INSERT INTO t{place} VALUES (101, {value}, 101);"));
+        sql.push_str(&format!(
+            "ALTER TABLE t{place} ALTER c TYPE {to}; INSERT INTO t{place} VALUES (101, {value}, 101);"
+        ));
     }
     pipeline.sql(&sql).await;
     pipeline.sync().await;
@@ -151,7 +175,8 @@ async fn f12_types_that_change(version: Version) {
         pipeline.readings(format!("t{place}").as_str()).await;
     }
     pipeline.sql("ALTER TABLE t0 ALTER c TYPE text").await;
-    pipeline.choose("t0", json!({ "sync_mode": "incremental", "cursor_field": "n", "on_schema_change": "fail" }));
+    pipeline
+        .choose("t0", json!({ "sync_mode": "incremental", "cursor_field": "n", "on_schema_change": "fail" }));
     let output = pipeline.project.sync(&[]).await.unwrap();
     output.assert_code(5);
     for named in ["public.t0", "\\\"c\\\"", "int64", "text"] {
@@ -172,7 +197,8 @@ async fn a_key_that_changes(version: Version) {
     pipeline.assert_same("t", &Options::incremental()).await;
     assert_eq!(pipeline.generation("t"), 3);
     pipeline.sql("DELETE FROM t; ALTER TABLE t ADD PRIMARY KEY (id)").await;
-    pipeline.choose("t", json!({ "sync_mode": "incremental", "cursor_field": "n", "on_schema_change": "fail" }));
+    pipeline
+        .choose("t", json!({ "sync_mode": "incremental", "cursor_field": "n", "on_schema_change": "fail" }));
     let output = pipeline.project.sync(&[]).await.unwrap();
     output.assert_code(5);
     assert!(output.stderr.contains("key"), "{}", output.stderr);

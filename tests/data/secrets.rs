@@ -13,7 +13,8 @@ on_each_version!(f49_no_secret_and_no_row_value_is_ever_told, f49_configs_that_c
 /// What must not be found: the password, a wrong one, and values of rows.
 const PASSWORD: &str = "canary-pw-ßK7'x\"";
 const WRONG: &str = "canary-wrong-Q9";
-const VALUES: [&str; 6] = ["canary-text-1f", "54321-09-08", "867530.9", "canary-key-2e", "canary-view-3d", "canary-raise-4c"];
+const VALUES: [&str; 6] =
+    ["canary-text-1f", "54321-09-08", "867530.9", "canary-key-2e", "canary-view-3d", "canary-raise-4c"];
 
 fn search(name: &str, text: &str) {
     for canary in [PASSWORD, "canary-pw", WRONG, "canary-wrong"].iter().chain(&VALUES) {
@@ -54,7 +55,8 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
     let login = json!({ "username": role, "password": "${LAKEWARD_CANARY}", "schemas": ["public"] });
     for (level, format) in [("trace", "json"), ("debug", "text"), ("info", "json"), ("error", "text")] {
         let speech = ["--log-level", level, "--log-format", format];
-        let project = Project::new(PROGRAM, &db.source_config(login.clone())).unwrap().env("LAKEWARD_CANARY", PASSWORD);
+        let project =
+            Project::new(PROGRAM, &db.source_config(login.clone())).unwrap().env("LAKEWARD_CANARY", PASSWORD);
         let run = async |arguments: &[&str], code: Option<i32>| {
             let arguments: Vec<&str> = arguments.iter().chain(&speech).copied().collect();
             let output = project.run(&arguments).await.unwrap();
@@ -81,7 +83,11 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
         for (table, choices, code) in [
             ("bad_date", json!({ "on_bad_value": "fail" }), Some(5)),
             ("bad_key", json!({}), Some(5)),
-            ("bad_number", json!({ "on_bad_value": "fail", "columns": { "types": { "n": "decimal(4,1)" } } }), Some(5)),
+            (
+                "bad_number",
+                json!({ "on_bad_value": "fail", "columns": { "types": { "n": "decimal(4,1)" } } }),
+                Some(5),
+            ),
             ("bad_cast", json!({}), None),
             ("raises", json!({}), None),
         ] {
@@ -93,7 +99,9 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
         search("state.json", &std::fs::read_to_string(project.file("state.json")).unwrap());
 
         // A password that the server refuses.
-        project.write("source.json", &db.source_config(json!({ "username": role, "password": WRONG }))).unwrap();
+        project
+            .write("source.json", &db.source_config(json!({ "username": role, "password": WRONG })))
+            .unwrap();
         for command in ["check", "discover", "sync"] {
             run(&[command], Some(2)).await;
         }
@@ -102,7 +110,9 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
         run(&["check"], Some(2)).await;
         // A server that is not there.
         let nowhere = format!("postgresql://{role}:{WRONG}@127.0.0.1:1/{}", db.name());
-        project.write("source.json", &json!({ "type": "postgres", "url": nowhere, "max_retries": 0 })).unwrap();
+        project
+            .write("source.json", &json!({ "type": "postgres", "url": nowhere, "max_retries": 0 }))
+            .unwrap();
         run(&["check"], Some(3)).await;
         // What lies in the lake besides data has no password in it.
         for file in all_files(&project.lake().join("_lakeward")) {
@@ -115,7 +125,11 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
 fn assert_no_password(file: &Path) {
     let bytes = std::fs::read(file).unwrap();
     for canary in ["canary-pw", "canary-wrong"] {
-        assert!(!bytes.windows(canary.len()).any(|part| part == canary.as_bytes()), "{} holds a password", file.display());
+        assert!(
+            !bytes.windows(canary.len()).any(|part| part == canary.as_bytes()),
+            "{} holds a password",
+            file.display()
+        );
     }
 }
 

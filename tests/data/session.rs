@@ -7,12 +7,20 @@ use serde_json::{Value, json};
 
 use crate::pipeline::{PROGRAM, Pipeline, database};
 
-on_each_version!(f54_settings_of_the_role_change_nothing, f54_row_level_security_is_an_error_and_not_fewer_rows, f55_time_limits_of_the_role_do_not_end_a_backfill);
+on_each_version!(
+    f54_settings_of_the_role_change_nothing,
+    f54_row_level_security_is_an_error_and_not_fewer_rows,
+    f55_time_limits_of_the_role_do_not_end_a_backfill
+);
 
 /// A role of this database alone, which may read everything in it.
 async fn reader(db: &TestDatabase) -> String {
     let role = format!("{}_reader", db.name());
-    db.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")).await.unwrap();
+    db.execute(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    ))
+    .await
+    .unwrap();
     role
 }
 
@@ -39,10 +47,25 @@ async fn f54_settings_of_the_role_change_nothing(version: Version) {
     .await;
     let role = reader(&db).await;
     let hostile = [
-        "DateStyle = 'German, DMY'", "IntervalStyle = iso_8601", "TimeZone = 'Asia/Kathmandu'", "extra_float_digits = -15", "bytea_output = escape",
-        "lc_monetary = 'C.UTF-8'", "search_path = evil, public", "client_encoding = LATIN1", "standard_conforming_strings = off", "row_security = on",
-        "array_nulls = off", "quote_all_identifiers = on", "default_transaction_isolation = 'serializable'", "xmlbinary = hex",
-        "backslash_quote = off", "enable_seqscan = off", "lc_messages = 'C'", "check_function_bodies = off", "transform_null_equals = on",
+        "DateStyle = 'German, DMY'",
+        "IntervalStyle = iso_8601",
+        "TimeZone = 'Asia/Kathmandu'",
+        "extra_float_digits = -15",
+        "bytea_output = escape",
+        "lc_monetary = 'C.UTF-8'",
+        "search_path = evil, public",
+        "client_encoding = LATIN1",
+        "standard_conforming_strings = off",
+        "row_security = on",
+        "array_nulls = off",
+        "quote_all_identifiers = on",
+        "default_transaction_isolation = 'serializable'",
+        "xmlbinary = hex",
+        "backslash_quote = off",
+        "enable_seqscan = off",
+        "lc_messages = 'C'",
+        "check_function_bodies = off",
+        "transform_null_equals = on",
     ];
     for setting in hostile {
         db.execute(&format!("ALTER ROLE {role} SET {setting}")).await.unwrap();
@@ -85,7 +108,11 @@ async fn f54_row_level_security_is_an_error_and_not_fewer_rows(version: Version)
     let role = reader(&db).await;
     let project = Project::new(PROGRAM, &as_role(&db, &role)).unwrap();
     project.discover().await.unwrap().assert_ok();
-    for (format, choices) in [("text", json!({})), ("binary", json!({})), ("text", json!({ "sync_mode": "incremental", "cursor_field": "id" }))] {
+    for (format, choices) in [
+        ("text", json!({})),
+        ("binary", json!({})),
+        ("text", json!({ "sync_mode": "incremental", "cursor_field": "id" })),
+    ] {
         let mut source = as_role(&db, &role);
         source["copy_format"] = json!(format);
         project.write("source.json", &source).unwrap();
@@ -95,7 +122,10 @@ async fn f54_row_level_security_is_an_error_and_not_fewer_rows(version: Version)
         assert!(output.stderr.contains("guarded") && output.stderr.contains("row"), "{}", output.stderr);
         assert!(project.visible_files("guarded").is_empty());
     }
-    let check = project.run(&["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"]).await.unwrap();
+    let check = project
+        .run(&["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"])
+        .await
+        .unwrap();
     check.assert_code(4);
     assert!(check.stdout.contains("guarded") && check.stdout.contains("BYPASSRLS"), "{}", check.stdout);
 
@@ -117,7 +147,11 @@ async fn f55_time_limits_of_the_role_do_not_end_a_backfill(version: Version) {
     )
     .await;
     let role = reader(&db).await;
-    let mut limits = vec!["statement_timeout = '300ms'", "idle_in_transaction_session_timeout = '300ms'", "idle_session_timeout = '300ms'"];
+    let mut limits = vec![
+        "statement_timeout = '300ms'",
+        "idle_in_transaction_session_timeout = '300ms'",
+        "idle_session_timeout = '300ms'",
+    ];
     if version == Version::Pg18 {
         limits.push("transaction_timeout = '500ms'");
     }

@@ -23,7 +23,9 @@ async fn f20_values_of_100_megabytes(version: Version) {
     for format in ["text", "binary"] {
         let pipeline = Pipeline::with(version, json!({ "copy_format": format }), &sql).await;
         if format == "binary" {
-            let bytes = format!("INSERT INTO huge VALUES (3, NULL, decode(repeat('00ff5c0a', {size} / 4), 'hex'), NULL)");
+            let bytes = format!(
+                "INSERT INTO huge VALUES (3, NULL, decode(repeat('00ff5c0a', {size} / 4), 'hex'), NULL)"
+            );
             pipeline.sql(&bytes).await;
         }
         let output = pipeline.project.sync(&["--memory-limit", &format!("{limit}MiB")]).await.unwrap();

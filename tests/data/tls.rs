@@ -25,7 +25,18 @@ fn authority() -> String {
 fn other_authority(directory: &std::path::Path) -> String {
     let (key, cert) = (directory.join("other.key"), directory.join("other.pem"));
     let status = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=Another authority", "-keyout"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=Another authority",
+            "-keyout",
+        ])
         .arg(&key)
         .arg("-out")
         .arg(&cert)
@@ -52,8 +63,13 @@ async fn modes_that_connect() {
         project.discover().await.unwrap().assert_ok();
         project.sync(&[]).await.unwrap().assert_ok();
         reconcile(&db, &project.lake(), "t", &Options::full_refresh()).await.unwrap().assert_same();
-        let project = crate::pipeline::Pipeline { db: TestDatabase::existing(db.server(), db.name()), project };
-        assert_eq!(project.ask_one("encrypted", "SELECT ssl FROM log").await.as_deref(), Some(encrypted), "{ssl} to {host}");
+        let project =
+            crate::pipeline::Pipeline { db: TestDatabase::existing(db.server(), db.name()), project };
+        assert_eq!(
+            project.ask_one("encrypted", "SELECT ssl FROM log").await.as_deref(),
+            Some(encrypted),
+            "{ssl} to {host}"
+        );
     }
 }
 
@@ -72,11 +88,20 @@ async fn servers_that_cannot_be_trusted_are_refused() {
         let project = project(&db, ssl.clone(), host);
         for command in ["check", "discover"] {
             let output = project.run(&[command]).await.unwrap();
-            assert!(matches!(output.code, Some(2 | 3)), "{command} with {ssl} at {host}: {}{}", output.stdout, output.stderr);
+            assert!(
+                matches!(output.code, Some(2 | 3)),
+                "{command} with {ssl} at {host}: {}{}",
+                output.stdout,
+                output.stderr
+            );
             assert!(!project.file("streams.json").exists());
         }
     }
-    let missing = project(&db, json!({ "mode": "verify-full", "server_ca": "file:///nonexistent/ca.pem" }), "localhost");
+    let missing = project(
+        &db,
+        json!({ "mode": "verify-full", "server_ca": "file:///nonexistent/ca.pem" }),
+        "localhost",
+    );
     let output = missing.run(&["check"]).await.unwrap();
     output.assert_code(2);
     assert!(output.stderr.contains("/nonexistent/ca.pem"), "{}", output.stderr);
@@ -125,7 +150,11 @@ async fn servers_without_tls() {
         project.sync(&[]).await.unwrap().assert_ok();
         reconcile(&db, &project.lake(), "t", &Options::full_refresh()).await.unwrap().assert_same();
     }
-    for ssl in [json!({ "mode": "require" }), json!({ "mode": "verify-ca", "server_ca": authority() }), json!({ "mode": "verify-full", "server_ca": authority() })] {
+    for ssl in [
+        json!({ "mode": "require" }),
+        json!({ "mode": "verify-ca", "server_ca": authority() }),
+        json!({ "mode": "verify-full", "server_ca": authority() }),
+    ] {
         let output = project(&db, ssl.clone(), "127.0.0.1").run(&["check"]).await.unwrap();
         assert!(matches!(output.code, Some(2..=4)), "{ssl}: {}{}", output.stdout, output.stderr);
         assert!(output.stderr.contains("TLS") || output.stderr.contains("ssl"), "{}", output.stderr);

@@ -237,15 +237,48 @@ async fn types_of_columns(version: Version) {
     )
     .await;
     pipeline.sync().await;
-    let described = pipeline.ask("kinds", "SELECT column_name, column_type FROM (DESCRIBE SELECT * EXCLUDE (n76) FROM log)").await;
-    let found: Vec<String> =
-        described.iter().map(|row| format!("{} {}", row[0].as_deref().unwrap(), row[1].as_deref().unwrap())).collect();
+    let described = pipeline
+        .ask("kinds", "SELECT column_name, column_type FROM (DESCRIBE SELECT * EXCLUDE (n76) FROM log)")
+        .await;
+    let found: Vec<String> = described
+        .iter()
+        .map(|row| format!("{} {}", row[0].as_deref().unwrap(), row[1].as_deref().unwrap()))
+        .collect();
     let expected = [
-        "_lw_op VARCHAR", "_lw_seq VARCHAR", "_lw_commit_ts TIMESTAMP WITH TIME ZONE", "_lw_synced_at TIMESTAMP WITH TIME ZONE",
-        "_lw_unchanged VARCHAR[]", "_lw_rescued JSON", "b BOOLEAN", "i2 SMALLINT", "i4 INTEGER", "i8 BIGINT", "o UINTEGER", "f4 FLOAT",
-        "f8 DOUBLE", "n VARCHAR", "n12_2 DECIMAL(12,2)", "neg DECIMAL(8,0)", "wide DECIMAL(5,5)", "n77 VARCHAR", "d DATE", "t TIME",
-        "ts TIMESTAMP", "tz TIMESTAMP WITH TIME ZONE", "u UUID", "by BLOB", "j JSON", "jb JSON", "txt VARCHAR", "ip VARCHAR", "iv VARCHAR",
-        "p DECIMAL(9,1)", "li INTEGER[]", "lt VARCHAR[]", "ln DECIMAL(4,1)[]", "ltz TIMESTAMP WITH TIME ZONE[]",
+        "_lw_op VARCHAR",
+        "_lw_seq VARCHAR",
+        "_lw_commit_ts TIMESTAMP WITH TIME ZONE",
+        "_lw_synced_at TIMESTAMP WITH TIME ZONE",
+        "_lw_unchanged VARCHAR[]",
+        "_lw_rescued JSON",
+        "b BOOLEAN",
+        "i2 SMALLINT",
+        "i4 INTEGER",
+        "i8 BIGINT",
+        "o UINTEGER",
+        "f4 FLOAT",
+        "f8 DOUBLE",
+        "n VARCHAR",
+        "n12_2 DECIMAL(12,2)",
+        "neg DECIMAL(8,0)",
+        "wide DECIMAL(5,5)",
+        "n77 VARCHAR",
+        "d DATE",
+        "t TIME",
+        "ts TIMESTAMP",
+        "tz TIMESTAMP WITH TIME ZONE",
+        "u UUID",
+        "by BLOB",
+        "j JSON",
+        "jb JSON",
+        "txt VARCHAR",
+        "ip VARCHAR",
+        "iv VARCHAR",
+        "p DECIMAL(9,1)",
+        "li INTEGER[]",
+        "lt VARCHAR[]",
+        "ln DECIMAL(4,1)[]",
+        "ltz TIMESTAMP WITH TIME ZONE[]",
     ];
     assert_eq!(found, expected);
 }
