@@ -134,9 +134,10 @@ impl AbstractDriver {
             events: self.events.clone(),
             options: self.options.clone(),
             run,
-            pool: WriterPool::new(self.destination.clone(), budget.clone(), readers),
+            // One more than there are readers: a unit is finished and committed while the next one is read.
+            pool: WriterPool::new(self.destination.clone(), budget.clone(), readers + 1),
             budget,
-            readers: Semaphore::new(readers),
+            readers: Arc::new(Semaphore::new(readers)),
             reader_count: readers,
         });
         let mut summary = Summary::default();
