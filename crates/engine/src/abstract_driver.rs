@@ -136,9 +136,10 @@ impl AbstractDriver {
             commits_found: heads.into_iter().map(|(target, head)| (target, head.commit)).collect(),
             options: self.options.clone(),
             run,
-            pool: WriterPool::new(self.destination.clone(), budget.clone(), readers),
+            // One more than there are readers: a unit is finished and committed while the next one is read.
+            pool: WriterPool::new(self.destination.clone(), budget.clone(), readers + 1),
             budget,
-            readers: Semaphore::new(readers),
+            readers: Arc::new(Semaphore::new(readers)),
             reader_count: readers,
         });
         let mut summary = Summary::default();

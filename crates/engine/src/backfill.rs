@@ -127,7 +127,7 @@ impl StreamRun {
             .await
     }
 
-    /// Reads chunks on all connections there are and commits each as it is done.
+    /// Reads chunks on all connections there are and commits each as it is done, while the next one is read.
     ///
     /// After a failure no chunk is begun, those being read stop, and those being committed finish: when this
     /// returns, nothing of the session is under way any more, and the next one starts from all that it gave.
@@ -151,7 +151,7 @@ impl StreamRun {
                     self.commit_chunk(commit, copied, chunk.number).await
                 }
             })
-            .buffer_unordered(self.context.reader_count);
+            .buffer_unordered(self.context.reader_count + 1);
         let mut failure = None;
         while let Some(outcome) = running.next().await {
             if let Err(error) = outcome {
@@ -222,7 +222,7 @@ impl StreamRun {
         keep_empty: bool,
         stop: &CancellationToken,
     ) -> Result<Copied> {
-        let _reader = self.context.reader().await?;
+        let reader = self.context.reader().await?;
         if stop.is_cancelled() {
             return Err(Error::cancelled());
         }
@@ -234,7 +234,11 @@ impl StreamRun {
             .chunk_iterator(self.stream.clone(), chunk.clone(), session, self.context.read_context(stop))
             .await;
         match batches {
-            Ok(batches) => self.copy(batches, writer, keep_empty, stop, |batch| Ok(Some(batch))).await,
+            Ok(batches) => {
+                // The connection is free when its last batch is written, before the files are finished.
+                let batches = batches.inspect(move |_| _ = &reader).boxed();
+                self.copy(batches, writer, keep_empty, stop, |batch| Ok(Some(batch))).await
+            }
             Err(error) => {
                 writer.abort().await;
                 Err(error)

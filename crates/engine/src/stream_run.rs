@@ -9,7 +9,7 @@ use lakeward_core::{
     BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
     MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, SyncMode, WrittenFile,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::{CommitPath, StateEntry};
@@ -31,7 +31,7 @@ pub(crate) struct RunContext {
     pub(crate) pool: WriterPool,
     pub(crate) budget: MemoryBudget,
     /// One permit for each connection that may read.
-    pub(crate) readers: Semaphore,
+    pub(crate) readers: Arc<Semaphore>,
     pub(crate) reader_count: usize,
 }
 
@@ -45,8 +45,9 @@ impl RunContext {
     }
 
     /// Waits for one of the connections that may read.
-    pub(crate) async fn reader(&self) -> Result<SemaphorePermit<'_>> {
-        self.readers.acquire().await.map_err(|_| Error::bug("the readers' semaphore was closed"))
+    pub(crate) async fn reader(&self) -> Result<OwnedSemaphorePermit> {
+        let permit = self.readers.clone().acquire_owned().await;
+        permit.map_err(|_| Error::bug("the readers' semaphore was closed"))
     }
 }
 

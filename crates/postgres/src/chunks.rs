@@ -19,6 +19,10 @@ const TID_RANGE_VERSION: u32 = 14;
 const MAX_CHUNKS: u64 = 100_000;
 /// How many ranges are made of what has no size of its own.
 const CHUNKS_WITHOUT_SIZE: u64 = 16;
+/// Of the chunks by place the last quarter, and never more than this, is cut into [`TAIL_PIECES`] each: where some
+/// connections have nothing left to read, the others are then nearly done.
+const MAX_TAIL: u64 = 8;
+const TAIL_PIECES: u64 = 4;
 /// Rows looked at per chunk when a key's order is cut into ranges.
 const SAMPLES_PER_CHUNK: u64 = 200;
 
@@ -79,17 +83,23 @@ fn keep(detail: &Detail, earlier: &[Chunk]) -> Vec<Chunk> {
     kept
 }
 
-/// Pieces of a relation: their inner bounds in order, and the bytes of each.
+/// Pieces of a relation: their inner bounds in order, and the bytes of each, one more than there are bounds.
 struct Pieces {
     bounds: Vec<String>,
-    bytes: u64,
+    bytes: Vec<u64>,
+}
+
+impl Pieces {
+    fn whole(size: Size) -> Self {
+        Self { bounds: Vec::new(), bytes: vec![size.bytes] }
+    }
 }
 
 fn push(plan: &mut Vec<Chunk>, next: &mut u32, relation: Option<String>, pieces: Pieces) {
     let ends = pieces.bounds.iter().cloned().map(Some).chain([None]);
     let starts = std::iter::once(None).chain(pieces.bounds.iter().cloned().map(Some));
-    for (min, max) in starts.zip(ends) {
-        plan.push(Chunk { number: *next, relation: relation.clone(), min, max, bytes: pieces.bytes });
+    for ((min, max), bytes) in starts.zip(ends).zip(pieces.bytes) {
+        plan.push(Chunk { number: *next, relation: relation.clone(), min, max, bytes });
         *next += 1;
     }
 }
@@ -130,24 +140,38 @@ async fn cut(
         return by_key(connection, detail, relation, std::slice::from_ref(column), size, wanted).await;
     }
     if !relation.heap {
-        return Ok(Pieces { bounds: Vec::new(), bytes: size.bytes });
+        return Ok(Pieces::whole(size));
     }
     if detail.version < TID_RANGE_VERSION {
         if detail.key.is_empty() {
-            return Ok(Pieces { bounds: Vec::new(), bytes: size.bytes });
+            return Ok(Pieces::whole(size));
         }
         return by_key(connection, detail, relation, &detail.key, size, wanted).await;
     }
     Ok(by_place(size, wanted))
 }
 
-/// Ranges of blocks, as even as they can be: rows' TOAST is taken to lie evenly over them.
+/// Ranges of blocks, of even size but for the last ones: rows' TOAST is taken to lie evenly over them.
 fn by_place(size: Size, wanted: u64) -> Pieces {
     let wanted = wanted.min(size.blocks.max(1));
-    let bounds: Vec<String> = (1..wanted)
-        .map(|n| format!("({},0)", u128::from(n) * u128::from(size.blocks) / u128::from(wanted)))
+    let tail = if wanted > 1 { wanted.div_ceil(4).min(MAX_TAIL) } else { 0 };
+    let whole = (1..=wanted - tail).map(|n| n * TAIL_PIECES);
+    let parts = (wanted - tail) * TAIL_PIECES + 1..=wanted * TAIL_PIECES;
+    // Where each piece ends, in blocks; the last one ends where the relation does.
+    let mut ends: Vec<u64> = whole
+        .chain(parts)
+        .map(|n| (u128::from(n) * u128::from(size.blocks) / u128::from(wanted * TAIL_PIECES)) as u64)
+        .filter(|end| *end > 0)
         .collect();
-    Pieces { bytes: size.bytes / wanted, bounds }
+    ends.dedup();
+    if ends.is_empty() {
+        return Pieces::whole(size);
+    }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let share = |blocks: u64| u128::from(blocks) * u128::from(size.bytes) / u128::from(size.blocks.max(1));
+    let bytes = starts.zip(&ends).map(|(start, end)| share(end - start) as u64).collect();
+    ends.pop();
+    Pieces { bounds: ends.iter().map(|end| format!("({end},0)")).collect(), bytes }
 }
 
 /// Ranges of a key, by quantiles of a sample. All order is the server's own.
@@ -159,7 +183,7 @@ async fn by_key(
     size: Size,
     wanted: u64,
 ) -> Result<Pieces> {
-    let whole = Pieces { bounds: Vec::new(), bytes: size.bytes };
+    let whole = Pieces::whole(size);
     if wanted <= 1 {
         return Ok(whole);
     }
@@ -198,8 +222,8 @@ async fn by_key(
                 .map_err(|error| Error::bug("a bound cannot be written").source(error))
         })
         .collect::<Result<_>>()?;
-    let bytes = size.bytes / (bounds.len() as u64 + 1);
-    Ok(Pieces { bounds, ..Pieces { bytes, ..whole } })
+    let count = bounds.len() + 1;
+    Ok(Pieces { bounds, bytes: vec![size.bytes / count as u64; count] })
 }
 
 /// The condition of a chunk's range; `None` where it is the whole relation.
@@ -309,15 +333,16 @@ mod tests {
 
     #[test]
     fn places_cover_all_blocks_without_overlap() {
-        let pieces = by_place(Size { blocks: 10, bytes: 81_920 }, 4);
-        assert_eq!(pieces.bounds, ["(2,0)", "(5,0)", "(7,0)"]);
+        let pieces = by_place(Size { blocks: 160, bytes: 16_000 }, 4);
+        assert_eq!(pieces.bounds, ["(40,0)", "(80,0)", "(120,0)", "(130,0)", "(140,0)", "(150,0)"]);
+        assert_eq!(pieces.bytes, [4000, 4000, 4000, 1000, 1000, 1000, 1000]);
         assert_eq!(by_place(Size { blocks: 0, bytes: 0 }, 1).bounds.len(), 0);
         assert_eq!(by_place(Size { blocks: 2, bytes: 1 << 40 }, 4096).bounds, ["(1,0)"]);
         let (mut plan, mut next) = (Vec::new(), 7);
         push(&mut plan, &mut next, None, pieces);
-        assert_eq!((plan.len(), next), (4, 11));
-        assert_eq!((plan[0].min.as_deref(), plan[0].max.as_deref()), (None, Some("(2,0)")));
-        assert_eq!((plan[3].min.as_deref(), plan[3].max.as_deref()), (Some("(7,0)"), None));
+        assert_eq!((plan.len(), next), (7, 14));
+        assert_eq!((plan[0].min.as_deref(), plan[0].max.as_deref()), (None, Some("(40,0)")));
+        assert_eq!((plan[6].min.as_deref(), plan[6].max.as_deref()), (Some("(150,0)"), None));
     }
 
     #[test]
