@@ -94,8 +94,17 @@ fn all_failpoints() -> BTreeSet<String> {
 fn f42_no_failpoint_is_left_out() {
     let all = all_failpoints();
     assert!(all.len() > 20, "the failpoints were not found in the source: {all:?}");
-    let lists =
-        [COMMIT, FILES, FIRST_GENERATION, SECOND_GENERATION, INCREMENTAL_PASS, RESUMED, RECOVERED, GIVEN_UP, ELSEWHERE];
+    let lists = [
+        COMMIT,
+        FILES,
+        FIRST_GENERATION,
+        SECOND_GENERATION,
+        INCREMENTAL_PASS,
+        RESUMED,
+        RECOVERED,
+        GIVEN_UP,
+        ELSEWHERE,
+    ];
     let named: BTreeSet<String> = lists.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(named, all, "each failpoint needs a situation in which it is passed");
 }
@@ -151,7 +160,8 @@ impl Situation {
         self.scene.assert_exact().await;
         // A run that finds nothing to do but its work leaves nothing behind either.
         let left = std::fs::read_dir(self.scene.meta().join("staging")).into_iter().flatten().flatten();
-        let left: Vec<_> = left.flat_map(|run| std::fs::read_dir(run.path()).into_iter().flatten().flatten()).collect();
+        let left: Vec<_> =
+            left.flat_map(|run| std::fs::read_dir(run.path()).into_iter().flatten().flatten()).collect();
         assert!(left.is_empty(), "after {what}: staging holds {left:?}");
         std::mem::swap(&mut self.scene.project, &mut project);
     }
@@ -167,7 +177,8 @@ async fn f42_aborted_in_a_first_generation() {
     let mut situation = Situation::new(How::FullRefresh).await;
     situation.abort_at_each(&[COMMIT, FILES, FIRST_GENERATION].concat(), 1).await;
     // Once more in the midst of the chunks.
-    let midst = ["parquet-record-linked", "parquet-commits-synced", "parquet-file-renamed", "engine-committed"];
+    let midst =
+        ["parquet-record-linked", "parquet-commits-synced", "parquet-file-renamed", "engine-committed"];
     for round in 0..rounds(1) {
         situation.abort_at_each(&midst, 3 + round % 2).await;
     }
@@ -211,7 +222,8 @@ async fn interrupted() -> (Situation, u32) {
     let mut situation = Situation::new(How::FullRefresh).await;
     let project = situation.copy();
     let whole = project.sync(ARGUMENTS).await.unwrap();
-    let chunks = u32::try_from(event(whole.assert_ok(), "stream_planned")["chunks"].as_u64().unwrap()).unwrap();
+    let chunks =
+        u32::try_from(event(whole.assert_ok(), "stream_planned")["chunks"].as_u64().unwrap()).unwrap();
     assert!(chunks >= 4, "too few chunks: {chunks}");
     // The record that opens the generation, one for each chunk, then that of the swap.
     situation.scene.project.abort_at("parquet-record-synced", chunks + 2);
@@ -221,7 +233,8 @@ async fn interrupted() -> (Situation, u32) {
     (situation, chunks)
 }
 
-const CHANGE_A_CHUNK: &str = "UPDATE busy SET version = version + 1, note = repeat('x', 900) WHERE ctid < '(2,0)'";
+const CHANGE_A_CHUNK: &str =
+    "UPDATE busy SET version = version + 1, note = repeat('x', 900) WHERE ctid < '(2,0)'";
 
 #[tokio::test]
 async fn f42_aborted_in_a_resumed_backfill() {

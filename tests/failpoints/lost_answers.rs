@@ -33,7 +33,13 @@ async fn f43_answers_of_an_incremental_pass_are_lost() {
     situation.scene.db.psql(changes).await.unwrap();
     for place in PLACES {
         // The first record of the run is its claim.
-        let claim = matches!(*place, "parquet-record-written" | "parquet-record-synced" | "parquet-record-linked" | "parquet-commits-synced");
+        let claim = matches!(
+            *place,
+            "parquet-record-written"
+                | "parquet-record-synced"
+                | "parquet-record-linked"
+                | "parquet-commits-synced"
+        );
         fail_at(&mut situation, place, if claim { 2 } else { 1 }).await;
     }
 }

@@ -78,7 +78,11 @@ async fn disk_full(version: Version) {
     };
     let (output, mount) = failed;
     output.assert_code(6);
-    assert!(output.stderr.contains("No space left") || output.stderr.contains("too large"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("No space left") || output.stderr.contains("too large"),
+        "{}",
+        output.stderr
+    );
     assert_eq!(scene.assert_visible_files_are_whole(), 0, "half a generation is in sight");
     footer_polls(&scene, scene.start(&[])).await.assert_ok();
     assert!(scene.assert_visible_files_are_whole() > 0);
@@ -122,7 +126,10 @@ async fn permission_denied_mid_run(version: Version) {
     let mut run = scene.start(&[]);
     let start = std::time::Instant::now();
     while scene.log().last().is_none_or(|record| record["generation"] == 1) || scene.chunks().len() < 4 {
-        assert!(!run.has_ended().unwrap() && start.elapsed() < Duration::from_secs(60), "no chunk is committed");
+        assert!(
+            !run.has_ended().unwrap() && start.elapsed() < Duration::from_secs(60),
+            "no chunk is committed"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let forbidden = Forbidden::new(scene.meta().join("commits"));
@@ -138,7 +145,11 @@ async fn permission_denied_mid_run(version: Version) {
     drop(forbidden);
     let output = scene.sync(&[]).await;
     output.assert_ok();
-    assert_eq!(crate::scene::event(&output, "stream_planned")["chunks_kept"], kept, "what was committed is lost");
+    assert_eq!(
+        crate::scene::event(&output, "stream_planned")["chunks_kept"],
+        kept,
+        "what was committed is lost"
+    );
     scene.assert_exact().await;
 }
 

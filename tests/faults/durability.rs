@@ -56,7 +56,9 @@ impl Trace {
     /// The fsyncs of a path.
     fn syncs(&self, path: &str) -> impl Iterator<Item = &Call> {
         let of = format!("<{path}>");
-        self.0.iter().filter(move |call| matches!(call.name.as_str(), "fsync" | "fdatasync") && call.arguments.contains(&of))
+        self.0.iter().filter(move |call| {
+            matches!(call.name.as_str(), "fsync" | "fdatasync") && call.arguments.contains(&of)
+        })
     }
 
     /// An fsync of a path that began after one moment and ended before another.
@@ -99,7 +101,14 @@ async fn traced(scene: &Scene, name: &str) -> (Trace, PathBuf) {
     let output_path = output.to_str().unwrap();
     let select = "trace=fsync,fdatasync,link,linkat,rename,renameat,renameat2,write";
     let mut command = vec!["-f", "-y", "-s", "65536", "-e", select, "-o", output_path, LAKEWARD, "sync"];
-    command.extend(["--config", "source.json", "--destination", "destination.json", "--streams", "streams.json"]);
+    command.extend([
+        "--config",
+        "source.json",
+        "--destination",
+        "destination.json",
+        "--streams",
+        "streams.json",
+    ]);
     command.extend(["--state", "state.json", "--chunk-size", "64KiB"]);
     let run = strace.spawn(&command).expect("strace must be installed: apt-get install strace");
     run.wait_timeout(Duration::from_secs(120)).await.unwrap().assert_ok();
@@ -114,7 +123,11 @@ async fn order_of_fsyncs(version: Version) {
         // A first generation; then one over an old one, or a pass.
         let (trace, directory) = traced(&scene, "first.trace").await;
         let first = check(&trace, &directory, &scene, 0);
-        scene.db.execute(&format!("UPDATE {TABLE} SET version = version + 1 WHERE id % 5 = 0")).await.unwrap();
+        scene
+            .db
+            .execute(&format!("UPDATE {TABLE} SET version = version + 1 WHERE id % 5 = 0"))
+            .await
+            .unwrap();
         let (trace, directory) = traced(&scene, "second.trace").await;
         let second = check(&trace, &directory, &scene, first);
         eprintln!("{}, {how:?}: {first} and {} commits in order", version.name(), second - first);
@@ -135,7 +148,8 @@ fn check(trace: &Trace, directory: &std::path::Path, scene: &Scene, known: u64) 
     for record in log.iter().filter(|record| record["number"].as_u64().unwrap() > known) {
         let number = record["number"].as_u64().unwrap();
         let name = format!("\"{commits}/{number:012}.json\"");
-        let link = trace.0.iter().find(|call| call.name.starts_with("link") && call.arguments.contains(&name));
+        let link =
+            trace.0.iter().find(|call| call.name.starts_with("link") && call.arguments.contains(&name));
         let link = link.unwrap_or_else(|| panic!("commit {number} was not linked"));
         // The record itself.
         let temporary = link.arguments.split('"').nth(1).unwrap();
@@ -153,7 +167,8 @@ fn check(trace: &Trace, directory: &std::path::Path, scene: &Scene, known: u64) 
         let mut done = durable;
         for staged in &staged {
             let from = path(&meta.join(staged));
-            let renamed = trace.renames(&from, "/").next().unwrap_or_else(|| panic!("{from} was not published"));
+            let renamed =
+                trace.renames(&from, "/").next().unwrap_or_else(|| panic!("{from} was not published"));
             assert!(renamed.began > durable, "{from} came into sight before its commit was durable");
             let to = renamed.arguments.rsplit('"').nth(1).unwrap();
             let target = std::path::Path::new(to).parent().unwrap();
@@ -167,7 +182,10 @@ fn check(trace: &Trace, directory: &std::path::Path, scene: &Scene, known: u64) 
     let saves: Vec<&Call> = trace.writes(&new).collect();
     assert!(!saves.is_empty(), "the state was never saved");
     if known == 0 {
-        assert!(saves[0].ended < links[0], "something was committed before the pipeline's identity was saved");
+        assert!(
+            saves[0].ended < links[0],
+            "something was committed before the pipeline's identity was saved"
+        );
     }
     for (place, save) in saves.iter().enumerate() {
         if let Some(commit) = commit_in(&save.arguments).filter(|commit| *commit > known) {
@@ -178,12 +196,17 @@ fn check(trace: &Trace, directory: &std::path::Path, scene: &Scene, known: u64) 
         }
         let next = saves.get(place + 1).map_or(usize::MAX, |next| next.began);
         let synced = trace.synced(&new, save.ended, next);
-        let renamed = trace.renames("./state.json.new", "").find(|call| call.began > synced.ended && call.ended < next);
+        let renamed =
+            trace.renames("./state.json.new", "").find(|call| call.began > synced.ended && call.ended < next);
         let renamed = renamed.expect("a saved state was not renamed after its fsync");
         trace.synced(&state_directory, renamed.ended, next);
     }
     let last = log.last().unwrap()["number"].as_u64().unwrap();
-    assert_eq!(commit_in(&saves.last().unwrap().arguments), Some(last), "the state does not know the last commit");
+    assert_eq!(
+        commit_in(&saves.last().unwrap().arguments),
+        Some(last),
+        "the state does not know the last commit"
+    );
     last
 }
 

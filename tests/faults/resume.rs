@@ -29,7 +29,8 @@ async fn kill_at(scene: &Scene, percent: usize, chunks: usize) -> BTreeMap<u64, 
 }
 
 async fn chunks_of_the_table(scene: &Scene) -> usize {
-    let output = scene.project.sync(&["--chunk-size", "128KiB", "--dry-run", "--output", "json"]).await.unwrap();
+    let output =
+        scene.project.sync(&["--chunk-size", "128KiB", "--dry-run", "--output", "json"]).await.unwrap();
     let plan = output.assert_ok().json().unwrap();
     let streams = if plan.is_array() { &plan } else { &plan["streams"] };
     let chunks = usize::try_from(streams[0]["chunks"].as_u64().unwrap()).unwrap();
@@ -67,7 +68,8 @@ async fn changed_chunks_alone(version: Version) {
     let open = log.iter().rev().find(|record| !record["open"].is_null()).unwrap();
     let plan = open["open"]["plan"].as_array().unwrap();
     let changed = plan.iter().filter(|chunk| done.contains_key(&chunk["number"].as_u64().unwrap()));
-    let changed = changed.filter(|chunk| chunk["min"].is_string() && chunk["max"].is_string()).nth(3).unwrap();
+    let changed =
+        changed.filter(|chunk| chunk["min"].is_string() && chunk["max"].is_string()).nth(3).unwrap();
     let (min, max) = (changed["min"].as_str().unwrap(), changed["max"].as_str().unwrap());
     // Too long for their pages: the new versions go to the end of the table.
     let moved = scene

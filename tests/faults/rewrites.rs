@@ -19,7 +19,10 @@ const ROWS: u64 = 30_000;
 /// What an application or an administrator does to the table.
 const CHANGES: [(&str, &str); 4] = [
     ("VACUUM FULL", "VACUUM FULL busy"),
-    ("TRUNCATE and new rows", "BEGIN; TRUNCATE busy; INSERT INTO busy (id, version, amount, note) SELECT n, 7, n, 'new' FROM generate_series(1, 9000) n; COMMIT"),
+    (
+        "TRUNCATE and new rows",
+        "BEGIN; TRUNCATE busy; INSERT INTO busy (id, version, amount, note) SELECT n, 7, n, 'new' FROM generate_series(1, 9000) n; COMMIT",
+    ),
     ("a mass update", "UPDATE busy SET version = version + 1, note = repeat('u', (id % 300)::int)"),
     (
         "a mass update into freed pages",
@@ -59,7 +62,10 @@ async fn while_it_is_read(version: Version) {
         // One snapshot, from before the change or after it, and whole: what the log says is visible is one of both.
         let generation = event(&output, "generation_visible")["rows"].as_u64().unwrap();
         let after: u64 = scene.db.value("SELECT count(*) FROM busy").await.unwrap().unwrap().parse().unwrap();
-        assert!(generation == ROWS || generation == after, "{what}: {generation} rows are neither {ROWS} nor {after}");
+        assert!(
+            generation == ROWS || generation == after,
+            "{what}: {generation} rows are neither {ROWS} nor {after}"
+        );
         eprintln!("{}: {what}: {generation} rows after {:?}", version.name(), start.elapsed());
         scene.sync(&[]).await.assert_ok();
         scene.assert_exact().await;
@@ -92,7 +98,11 @@ async fn lock_timeout(version: Version) {
     let start = Instant::now();
     let output = scene.sync(&[]).await;
     assert!(start.elapsed() < Duration::from_secs(20), "it waited {:?}", start.elapsed());
-    assert_refused(&output, 3, &["could not be locked in time", &format!("pid {pid} on {TABLE}"), "lock_timeout"]);
+    assert_refused(
+        &output,
+        3,
+        &["could not be locked in time", &format!("pid {pid} on {TABLE}"), "lock_timeout"],
+    );
     blocker.batch_execute("COMMIT").await.unwrap();
     scene.project.discover().await.unwrap().assert_ok();
     scene.sync(&[]).await.assert_ok();

@@ -205,7 +205,8 @@ pub fn meta(project: &Project) -> PathBuf {
 pub fn log(project: &Project) -> Vec<Value> {
     let directory = meta(project).join("commits");
     let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut names: Vec<PathBuf> = names.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    let mut names: Vec<PathBuf> =
+        names.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
     names.sort();
     let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).unwrap());
     names.iter().map(|path| read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).collect()
@@ -307,5 +308,8 @@ pub fn assert_visible_generation(scene: &Scene) {
     let visible: BTreeSet<String> =
         files.iter().map(|file| file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned()).collect();
     assert!(visible.is_subset(&committed), "files that no commit has are in sight: {visible:?}");
-    assert!(backfilled.is_subset(&visible), "half of a generation is in sight: {visible:?} of {backfilled:?}");
+    assert!(
+        backfilled.is_subset(&visible),
+        "half of a generation is in sight: {visible:?} of {backfilled:?}"
+    );
 }

@@ -45,13 +45,21 @@ async fn at_random_moments(version: Version) {
             run.signal(signal).unwrap();
             let output = run.wait_timeout(LIMIT).await.unwrap();
             // One that was about to end may end before it hears.
-            assert!(matches!(output.code, Some(0 | 130)), "seed {seed}: {:?}\n{}", output.code, output.stderr);
+            assert!(
+                matches!(output.code, Some(0 | 130)),
+                "seed {seed}: {:?}\n{}",
+                output.code,
+                output.stderr
+            );
             assert!(sent.elapsed() < LIMIT, "seed {seed}: it took {:?} to stop", sent.elapsed());
             stopped += u32::from(output.code == Some(130));
             // What the log says is what the state says: nothing is left for the next start to find out.
             if let Some(last) = scene.log().last() {
                 let state = scene.project.state().unwrap();
-                assert_eq!(state["streams"][0]["commit"], last["number"], "seed {seed}: the state was not saved");
+                assert_eq!(
+                    state["streams"][0]["commit"], last["number"],
+                    "seed {seed}: the state was not saved"
+                );
             }
             scene.assert_visible_files_are_whole();
         }

@@ -52,7 +52,8 @@ async fn hot_standby(version: Version) {
     proxy.throttle(None);
     let output = run.wait_timeout(Duration::from_secs(120)).await.unwrap();
     output.assert_ok();
-    let conflicts = replica.value("SELECT confl_snapshot FROM pg_stat_database_conflicts WHERE datname = current_database()");
+    let conflicts = replica
+        .value("SELECT confl_snapshot FROM pg_stat_database_conflicts WHERE datname = current_database()");
     assert_ne!(conflicts.await.unwrap().as_deref(), Some("0"), "recovery was in nobody's way");
     assert!(!events(&output, "retrying").is_empty(), "the conflict was not noticed:\n{}", output.stderr);
     scene.assert_exact().await;

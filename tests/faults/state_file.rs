@@ -59,7 +59,16 @@ async fn missing_and_rebuilt(version: Version) {
     refused(&scene, 7, &["state rebuild", "lakeward clear"]).await;
     assert!(!scene.project.file("state.json").exists(), "a refused run made a state");
 
-    let rebuild = ["state", "rebuild", "--config", "source.json", "--destination", "destination.json", "--state", "state.json"];
+    let rebuild = [
+        "state",
+        "rebuild",
+        "--config",
+        "source.json",
+        "--destination",
+        "destination.json",
+        "--state",
+        "state.json",
+    ];
     scene.project.run(&rebuild).await.unwrap().assert_ok();
     let rebuilt = scene.project.state().unwrap();
     assert_eq!(rebuilt["pipeline"], before["pipeline"]);
@@ -101,11 +110,17 @@ async fn foreign(version: Version) {
     scene.source(json!({}));
 
     // Another destination.
-    scene.project.write("destination.json", &json!({ "type": "parquet", "path": other.project.lake() })).unwrap();
+    scene
+        .project
+        .write("destination.json", &json!({ "type": "parquet", "path": other.project.lake() }))
+        .unwrap();
     other.sync(&[]).await.assert_ok();
     assert_refused(&scene.sync(&[]).await, 7, &["another destination"]);
     other.assert_exact().await;
-    scene.project.write("destination.json", &json!({ "type": "parquet", "path": scene.project.lake() })).unwrap();
+    scene
+        .project
+        .write("destination.json", &json!({ "type": "parquet", "path": scene.project.lake() }))
+        .unwrap();
 
     assert_eq!(fs::read(scene.project.file("state.json")).unwrap(), state, "a refused run changed the state");
     scene.sync(&[]).await.assert_ok();

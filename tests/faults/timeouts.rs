@@ -15,8 +15,11 @@ on_both!(f55_the_snapshot_holder_is_ended, super::holder_ended);
 async fn time_outs(version: Version) {
     let server = PgServer::shared(version);
     let scene = Scene::new(&server, 30_000, How::FullRefresh).await;
-    let mut settings =
-        vec!["idle_in_transaction_session_timeout = '1s'", "statement_timeout = '1s'", "idle_session_timeout = '1s'"];
+    let mut settings = vec![
+        "idle_in_transaction_session_timeout = '1s'",
+        "statement_timeout = '1s'",
+        "idle_session_timeout = '1s'",
+    ];
     if version == Version::Pg18 {
         settings.push("transaction_timeout = '1s'");
     }
@@ -41,7 +44,11 @@ async fn time_outs(version: Version) {
         let (setting, _) = setting.split_once(' ').unwrap();
         let name = scene.db.name();
         scene.db.execute(&format!("ALTER DATABASE \"{name}\" RESET {setting}")).await.unwrap();
-        scene.db.execute(&format!("ALTER ROLE postgres IN DATABASE \"{name}\" RESET {setting}")).await.unwrap();
+        scene
+            .db
+            .execute(&format!("ALTER ROLE postgres IN DATABASE \"{name}\" RESET {setting}"))
+            .await
+            .unwrap();
     }
     scene.assert_exact().await;
 }
@@ -69,7 +76,11 @@ async fn holder_ended(version: Version) {
     proxy.throttle(None);
     let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
     output.assert_ok();
-    assert!(!events(&output, "retrying").is_empty(), "the end of the session was not noticed:\n{}", output.stderr);
+    assert!(
+        !events(&output, "retrying").is_empty(),
+        "the end of the session was not noticed:\n{}",
+        output.stderr
+    );
     assert!(events(&output, "stream_planned").len() >= 2, "no new session was begun:\n{}", output.stderr);
     scene.assert_exact().await;
 }

@@ -1,5 +1,7 @@
 //! The `lakeward` command from outside: arguments, streams, exit codes, and that no secret is ever printed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it stands")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

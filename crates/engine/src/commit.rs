@@ -182,11 +182,13 @@ impl CommitPath {
             Err(_) => return Ok(()),
         };
         let snapshot = {
-            let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
             let due = keeper.saved.elapsed() >= keeper.saving_took * SAVE_PAUSE_FACTOR;
             if !keeper.dirty || !(now || due) {
                 return Ok(());
             }
+            // A save that fails ends the run: nothing has to know that it is still to be done.
+            keeper.dirty = false;
             keeper.state.clone()
         };
         let store = self.store.clone();
