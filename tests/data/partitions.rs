@@ -101,13 +101,11 @@ async fn partitions_by_values_of_every_kind(version: Version) {
     let folded: BTreeSet<String> =
         directories(&pipeline, "odd").iter().map(|name| name.to_lowercase()).collect();
     assert_eq!(folded.len(), 21, "no two values share a directory on a case-blind file system");
-    let expected = BTreeSet::from(
-        ["false", "true"]
-            .map(|ok| ["-1", "0", "1"].map(|n| format!("ok_value={ok}/n_value={n}")))
-            .concat()
-            .into_iter()
-            .collect::<BTreeSet<_>>(),
-    );
+    let expected: BTreeSet<String> = ["false", "true"]
+        .map(|ok| ["-1", "0", "1"].map(|n| format!("ok_value={ok}/n_value={n}")))
+        .concat()
+        .into_iter()
+        .collect();
     let found: BTreeSet<String> =
         directories(&pipeline, "two").iter().map(|name| name.replace("%2D", "-")).collect();
     assert_eq!(found, expected);

@@ -17,38 +17,34 @@ on_each_version!(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Felt {
     /// No row that was read before would read differently.
-    ByNewRowsOnly,
+    NewRowsOnly,
     /// Rows that were read before would read differently.
-    ByExistingRows,
+    ExistingRows,
     /// A column is gone: it stays in the files and is null.
-    ByNoReader,
+    NoReader,
 }
 
 const CHANGES: &[(&str, &str, Felt)] = &[
-    ("added", "ALTER TABLE t ADD COLUMN b text", Felt::ByNewRowsOnly),
-    ("added_list", "ALTER TABLE t ADD COLUMN \"B c\" date[]", Felt::ByNewRowsOnly),
-    ("added_default", "ALTER TABLE t ADD COLUMN b int NOT NULL DEFAULT 42", Felt::ByExistingRows),
+    ("added", "ALTER TABLE t ADD COLUMN b text", Felt::NewRowsOnly),
+    ("added_list", "ALTER TABLE t ADD COLUMN \"B c\" date[]", Felt::NewRowsOnly),
+    ("added_default", "ALTER TABLE t ADD COLUMN b int NOT NULL DEFAULT 42", Felt::ExistingRows),
     (
         "added_volatile",
         "ALTER TABLE t ADD COLUMN b timestamptz DEFAULT clock_timestamp()",
-        Felt::ByExistingRows,
+        Felt::ExistingRows,
     ),
     (
         "added_generated",
         "ALTER TABLE t ADD COLUMN b text GENERATED ALWAYS AS (a || '!') STORED",
-        Felt::ByExistingRows,
+        Felt::ExistingRows,
     ),
-    ("dropped", "ALTER TABLE t DROP COLUMN a", Felt::ByNoReader),
-    ("renamed", "ALTER TABLE t RENAME COLUMN a TO b", Felt::ByExistingRows),
-    (
-        "dropped_and_added",
-        "ALTER TABLE t DROP COLUMN a; ALTER TABLE t ADD COLUMN a text",
-        Felt::ByExistingRows,
-    ),
+    ("dropped", "ALTER TABLE t DROP COLUMN a", Felt::NoReader),
+    ("renamed", "ALTER TABLE t RENAME COLUMN a TO b", Felt::ExistingRows),
+    ("dropped_and_added", "ALTER TABLE t DROP COLUMN a; ALTER TABLE t ADD COLUMN a text", Felt::ExistingRows),
     (
         "swapped",
         "ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME c TO a; ALTER TABLE t RENAME x TO c",
-        Felt::ByExistingRows,
+        Felt::ExistingRows,
     ),
 ];
 
@@ -89,10 +85,10 @@ async fn f11_columns_that_come_go_and_change_their_name(version: Version) {
             .find(|event| event["event"] == "stream_failed" && event["stream"] == stream.as_str());
         // A column that is gone hurts no row that stands: no policy has to act.
         let (fails, again) = match (*policy, *felt) {
-            (_, Felt::ByNoReader) => (false, false),
+            (_, Felt::NoReader) => (false, false),
             ("fail", _) => (true, false),
             ("resnapshot", _) => (false, true),
-            (_, felt) => (false, felt == Felt::ByExistingRows),
+            (_, felt) => (false, felt == Felt::ExistingRows),
         };
         assert_eq!(failure.is_some(), fails, "{policy}: {ddl}: {failure:?}");
         assert_eq!(generation, if again { 2 } else { 1 }, "{policy}: {ddl}");
