@@ -4,6 +4,6 @@
 mod every_step;
 mod lost_answers;
 #[path = "../faults/scene.rs"]
-#[allow(dead_code, reason = "shared with the other tests of faults")]
+#[allow(dead_code, reason = "two test binaries share it, and neither needs all of it")]
 mod scene;
 mod slow_steps;

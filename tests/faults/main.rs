@@ -10,6 +10,7 @@ mod memory;
 mod network;
 mod resume;
 mod rewrites;
+#[allow(dead_code, reason = "two test binaries share it, and neither needs all of it")]
 mod scene;
 mod servers;
 mod signals;
