@@ -98,7 +98,7 @@ fn run(name: &str, format: CopyFormat, columns: &[WireColumn], payloads: &[Vec<u
         let start = Instant::now();
         for payload in payloads {
             decoder.push(payload).unwrap();
-            if decoder.rows() % 64 == 0 && decoder.bytes() >= BATCH_BYTES {
+            if decoder.rows().is_multiple_of(64) && decoder.bytes() >= BATCH_BYTES {
                 decoded += decoder.finish_batch().unwrap().rows.num_rows();
             }
         }

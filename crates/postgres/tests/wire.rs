@@ -3,6 +3,12 @@
 //! `LAKEWARD_TEST_POSTGRES15_PORT` names the port on 127.0.0.1 of a server whose superuser is `postgres` with the
 //! password `lakeward`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should stop where it stands"
+)]
+
 mod support;
 
 use std::ops::ControlFlow;
