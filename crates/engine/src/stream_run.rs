@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures::StreamExt;
 use lakeward_core::{
     BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
-    MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, SyncMode, WrittenFile,
+    MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, StreamId, SyncMode, WrittenFile,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;

@@ -108,10 +108,9 @@ impl StagedFile {
 
     /// Writes the footer and syncs.
     pub(crate) fn finish(mut self) -> Result<Finished> {
-        let Some(mut writer) = self.writer.take() else {
+        let Some(writer) = self.writer.take() else {
             return Err(Error::bug("a file was finished twice"));
         };
-        writer.finish().map_err(|e| parquet_error(&self.path, e))?;
         let target = writer.into_inner().map_err(|e| parquet_error(&self.path, e))?;
         failpoint::hit("parquet-stage-written")?;
         target.file.sync_all().map_err(|e| io_error("sync a file", &self.path, e))?;
