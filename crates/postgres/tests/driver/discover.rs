@@ -212,7 +212,7 @@ async fn names_of_every_sort_are_read() {
             let plan = driver.get_or_split_chunks(&stream, &session, None, 1).await.unwrap();
             assert_eq!(crate::support::read_all(&driver, &stream, &plan, &session).await.unwrap(), [2]);
             let incremental = driver.incremental().unwrap();
-            let max = incremental.fetch_max_cursor_values(&stream, &session).await.unwrap().unwrap();
+            let max = incremental.fetch_max_cursor_values(&stream, &session, None).await.unwrap().unwrap();
             assert_eq!((max.column.as_str(), max.value.as_str()), (name, "2024-01-02 00:00:00"));
             driver.end_backfill(session).await;
         }

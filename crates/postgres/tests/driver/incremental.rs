@@ -17,7 +17,7 @@ async fn pass(db: &Database, table: &str, selection: &Value, since: Option<&str>
     let stream = configured(&driver, table, selection.clone()).await;
     let session = driver.begin_backfill(&stream).await.unwrap();
     let incremental = driver.incremental().unwrap();
-    let max = incremental.fetch_max_cursor_values(&stream, &session).await.unwrap();
+    let max = incremental.fetch_max_cursor_values(&stream, &session, None).await.unwrap();
     let column = stream.cursor.as_ref().unwrap().primary.clone();
     let since = since.map(|value| CursorState { column, value: value.to_owned() });
     let pass = IncrementalPass { since, until: max.clone() };
@@ -118,7 +118,7 @@ async fn an_infinite_cursor_is_refused_by_name() {
             let stream = configured(&driver, "t", selection).await;
             let session = driver.begin_backfill(&stream).await.unwrap();
             let incremental = driver.incremental().unwrap();
-            let error = incremental.fetch_max_cursor_values(&stream, &session).await.unwrap_err();
+            let error = incremental.fetch_max_cursor_values(&stream, &session, None).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Data);
             assert!(error.to_string().contains(column), "{error}");
             driver.end_backfill(session).await;
