@@ -85,7 +85,6 @@ async fn script(dir: &Path, run_id: &str) -> Result<()> {
             3 => next.chunk = Some((1, done(10))),
             5 => {
                 next.open = Some(open(&stream, 2, "s2"));
-                next.verified = vec![1];
             }
             7 => next.swap = Some(SwapStep::Replace),
             8..=10 => next.window = Some(vec![step as u8; 100]),
