@@ -1,6 +1,12 @@
 //! Exactly once, wherever a process is killed: a script of commits is run in a child process that is aborted at
 //! every passage of every failpoint, once and again during the recovery from it, and then run to its end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should stop where it stands"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
