@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::single_range_in_vec_init,
     reason = "a test that cannot go on should stop where it stands"
 )]
 
