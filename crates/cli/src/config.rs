@@ -33,31 +33,89 @@ fn build<T: ?Sized + 'static>(
     path: &Path,
     find: impl Fn(&str) -> Result<&'static Connector<T>>,
 ) -> Result<Arc<T>> {
-    let config = load(path)?;
+    let written = read(path)?;
+    let config = resolved(&written, path)?;
     let connector = match config.get("type") {
         Some(Value::String(kind)) => find(kind),
         Some(_) => Err(Error::new(ErrorKind::Config, "field \"type\" is no text")),
         None => Err(Error::new(ErrorKind::Config, "field \"type\" is missing")
             .hint("it names the connector; `lakeward spec` lists them")),
     };
-    connector.and_then(|connector| connector.build(config)).map_err(|error| error.at("file", path.display()))
+    let built = connector.and_then(|connector| {
+        let schema = (connector.spec)();
+        connector.build(retyped(config, &written, &schema, &schema))
+    });
+    built.map_err(|error| error.at("file", path.display()))
 }
 
-/// Reads a config file and resolves its strings from the environment and from files.
-///
-/// # Errors
-/// `Config`, naming file and field, never a value.
-pub(crate) fn load(path: &Path) -> Result<Value> {
+/// Reads a config file as it is written.
+fn read(path: &Path) -> Result<Value> {
     let text = read_text(path, "config file")?;
-    let mut value: Value = parse(&text, path, Quoting::Withheld)?;
-    if !value.is_object() {
-        return Err(
-            Error::new(ErrorKind::Config, "a config is an object with a \"type\"").at("file", path.display())
-        );
+    let value: Value = parse(&text, path, Quoting::Withheld)?;
+    if value.is_object() {
+        return Ok(value);
     }
+    Err(Error::new(ErrorKind::Config, "a config is an object with a \"type\"").at("file", path.display()))
+}
+
+/// A config with its strings resolved from the environment and from files.
+fn resolved(written: &Value, path: &Path) -> Result<Value> {
+    let mut value = written.clone();
     resolve(&mut value, "", &|name| std::env::var(name).ok())
         .map_err(|error| error.at("file", path.display()))?;
     Ok(value)
+}
+
+/// A variable holds text, but `"port": "${PGPORT}"` means a number: where a whole string was one variable, and
+/// the schema wants a number or a truth value there, it becomes one. What does not parse is left for the
+/// connector to refuse.
+fn retyped(value: Value, written: &Value, schema: &Value, root: &Value) -> Value {
+    let schema = schema
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|reference| root.pointer(reference.trim_start_matches('#')))
+        .unwrap_or(schema);
+    match (value, written) {
+        (Value::Object(fields), Value::Object(written)) => {
+            // An optional object is one of several shapes: the one that has fields.
+            let shapes =
+                ["anyOf", "oneOf"].into_iter().filter_map(|key| schema.get(key)?.as_array()).flatten();
+            let retype_by = |schema: &Value, fields: serde_json::Map<String, Value>| {
+                let field = |(name, value): (String, Value)| {
+                    let value =
+                        match (written.get(&name), schema.get("properties").and_then(|it| it.get(&name))) {
+                            (Some(written), Some(schema)) => retyped(value, written, schema, root),
+                            _ => value,
+                        };
+                    (name, value)
+                };
+                Value::Object(fields.into_iter().map(field).collect())
+            };
+            let mut value = retype_by(schema, fields);
+            for shape in shapes {
+                let written = Value::Object(written.clone());
+                value = retyped(value, &written, shape, root);
+            }
+            value
+        }
+        (Value::String(text), Value::String(written)) if is_one_variable(written) => {
+            let wants = |name: &str| match schema.get("type") {
+                Some(Value::String(kind)) => kind == name,
+                Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == name),
+                _ => false,
+            };
+            let parses = wants("integer") || wants("number") || wants("boolean");
+            match serde_json::from_str::<Value>(&text) {
+                Ok(parsed @ (Value::Number(_) | Value::Bool(_))) if parses && !wants("string") => parsed,
+                _ => Value::String(text),
+            }
+        }
+        (value, _) => value,
+    }
+}
+
+fn is_one_variable(text: &str) -> bool {
+    text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(is_variable_name)
 }
 
 /// Reads streams.json (or .yaml). Nothing is resolved in it: a filter may hold any text.
@@ -296,7 +354,7 @@ mod tests {
         ] {
             let path = directory.path().join(name);
             std::fs::write(&path, text).unwrap();
-            let error = load(&path).unwrap_err();
+            let error = read(&path).unwrap_err();
             let text = shown(&error);
             assert_eq!(error.kind(), ErrorKind::Config);
             assert!(text.contains(name) && !text.contains(CANARY), "{text}");
@@ -309,7 +367,26 @@ mod tests {
         let (json, yaml) = (directory.path().join("a.json"), directory.path().join("a.yaml"));
         std::fs::write(&json, r#"{"type": "null", "n": 1, "list": ["a"]}"#).unwrap();
         std::fs::write(&yaml, "type: \"null\"\nn: 1\nlist: [a]\n").unwrap();
-        assert_eq!(load(&json).unwrap(), load(&yaml).unwrap());
+        assert_eq!(read(&json).unwrap(), read(&yaml).unwrap());
+    }
+
+    #[test]
+    fn a_variable_may_hold_a_number_where_one_is_wanted() {
+        let schema = json!({
+            "properties": {
+                "port": { "type": "integer" },
+                "password": { "type": "string" },
+                "ssl": { "anyOf": [{ "$ref": "#/$defs/Ssl" }, { "type": "null" }] },
+            },
+            "$defs": { "Ssl": { "properties": { "verify": { "type": ["boolean", "null"] } } } },
+        });
+        let written = json!({ "port": "${P}", "password": "${P}", "ssl": { "verify": "${V}" }, "x": "${P}" });
+        let value = json!({ "port": "5432", "password": "5432", "ssl": { "verify": "true" }, "x": "5432" });
+        let expected = json!({ "port": 5432, "password": "5432", "ssl": { "verify": true }, "x": "5432" });
+        assert_eq!(retyped(value, &written, &schema, &schema), expected);
+        // What was written as text stays text.
+        let text = json!({ "port": "5432" });
+        assert_eq!(retyped(text.clone(), &text, &schema, &schema), text);
     }
 
     #[test]

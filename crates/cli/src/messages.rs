@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use console::Term;
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use lakeward_core::Error;
+use lakeward_core::{Error, StreamId};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::args::{LogFormat, LogLevel, ProgressWhen, Speech};
 use crate::failure;
+use crate::output::harmless;
 
 /// Bars are drawn so often per second at most.
 const REFRESH_HZ: u8 = 10;
@@ -105,6 +106,20 @@ impl Console {
         match self.format {
             LogFormat::Text => self.line(&failure::text(error)),
             LogFormat::Json => self.json(&failure::value(error)),
+        }
+    }
+
+    /// Writes why a stream was not done.
+    pub(crate) fn fail_stream(&self, stream: &StreamId, error: &Error) {
+        match self.format {
+            LogFormat::Text => {
+                self.line(&format!("\n{}\n{}", harmless(&stream.to_string()), failure::text(error)));
+            }
+            LogFormat::Json => {
+                let mut event = failure::value(error);
+                event["stream"] = Value::String(stream.to_string());
+                self.json(&event);
+            }
         }
     }
 

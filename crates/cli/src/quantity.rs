@@ -123,6 +123,11 @@ pub(crate) fn human_count(count: u64) -> String {
     result
 }
 
+/// A count and what is counted: `1 stream`, `2 streams`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{} {what}{}", human_count(count as u64), if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +166,7 @@ mod tests {
 
     #[test]
     fn numbers_are_shown_for_people() {
+        assert_eq!((counted(1, "stream"), counted(0, "stream")), ("1 stream".into(), "0 streams".into()));
         assert_eq!(human_count(0), "0");
         assert_eq!(human_count(999), "999");
         assert_eq!(human_count(1_200_000), "1,200,000");

@@ -118,6 +118,7 @@ impl AbstractDriver {
             pipeline: run.pipeline.clone(),
             streams: streams.len(),
         });
+        let heads = self.destination.heads().await?;
         let readers = self.reader_count();
         let budget = MemoryBudget::new(self.options.budget_bytes());
         let commits = Arc::new(CommitPath::new(
@@ -132,6 +133,7 @@ impl AbstractDriver {
             destination: self.destination.clone(),
             commits: commits.clone(),
             events: self.events.clone(),
+            commits_found: heads.into_iter().map(|(target, head)| (target, head.commit)).collect(),
             options: self.options.clone(),
             run,
             // One more than there are readers: a unit is finished and committed while the next one is read.
@@ -153,8 +155,11 @@ impl AbstractDriver {
                 Ok(stream) => summary.streams.push(stream),
                 Err(error) => {
                     if error.kind() != ErrorKind::Cancelled {
-                        let error = format!("{error:?}");
-                        self.events.event(&Event::StreamFailed { stream: id.clone(), error });
+                        self.events.event(&Event::StreamFailed {
+                            stream: id.clone(),
+                            error: format!("{error:?}"),
+                            hint: error.remedy().map(str::to_owned),
+                        });
                     }
                     summary.failures.push((id, error));
                 }

@@ -35,6 +35,8 @@ pub(crate) struct CommitPath {
     driver: Arc<dyn DriverInterface>,
     store: Arc<StateStore>,
     keeper: Mutex<Keeper>,
+    /// Held while the state is saved: two saves at once would write one temporary file, and the older might win.
+    saving: tokio::sync::Mutex<()>,
     events: Arc<dyn EventSink>,
     /// Commits that are under way: they finish even where their caller was dropped.
     under_way: TaskTracker,
@@ -64,7 +66,15 @@ impl CommitPath {
         events: Arc<dyn EventSink>,
     ) -> Self {
         let keeper = Keeper { state, dirty: false, saved: Instant::now(), saving_took: Duration::ZERO };
-        Self { destination, driver, store, keeper: Mutex::new(keeper), events, under_way: TaskTracker::new() }
+        Self {
+            destination,
+            driver,
+            store,
+            keeper: Mutex::new(keeper),
+            saving: tokio::sync::Mutex::default(),
+            events,
+            under_way: TaskTracker::new(),
+        }
     }
 
     /// Commits one stream's unit and tells `notify` what came of it.
@@ -166,12 +176,19 @@ impl CommitPath {
 
     /// Saves the state: at once where `now`, else as often as its share of the time allows.
     async fn save(&self, now: bool) -> Result<()> {
+        let _saving = match self.saving.try_lock() {
+            Ok(saving) => saving,
+            Err(_) if now => self.saving.lock().await,
+            Err(_) => return Ok(()),
+        };
         let snapshot = {
-            let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
             let due = keeper.saved.elapsed() >= keeper.saving_took * SAVE_PAUSE_FACTOR;
             if !keeper.dirty || !(now || due) {
                 return Ok(());
             }
+            // A save that fails ends the run: nothing has to know that it is still to be done.
+            keeper.dirty = false;
             keeper.state.clone()
         };
         let store = self.store.clone();

@@ -94,6 +94,9 @@ pub enum Event {
         stream: StreamId,
         /// What failed, with its places.
         error: String,
+        /// What to do about it, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! What a sync would do, without doing it.
 
-use lakeward_core::{Catalog, Result, StreamId, SyncMode};
+use lakeward_core::{Catalog, Destination, DriverInterface, Result, StreamId, SyncMode};
 use serde::Serialize;
 
 use crate::abstract_driver::AbstractDriver;
@@ -23,23 +23,26 @@ pub struct StreamPlan {
 }
 
 impl AbstractDriver {
-    /// What [`read`](Self::read) would do now. Nothing is written anywhere; the source is asked for its chunks
-    /// under a snapshot that is given up again.
-    pub async fn plan(&self, catalog: &Catalog) -> Result<Vec<StreamPlan>> {
-        let streams = Self::resolve(self.driver.as_ref(), Some(self.destination.as_ref()), catalog).await?;
-        let heads = self.destination.heads().await?;
+    /// What [`read`](Self::read) would do now, with chunks of about `chunk_bytes`. Nothing is written anywhere,
+    /// not even a lock, so it may be asked while a sync runs; the source is asked for its chunks under a
+    /// snapshot that is given up again.
+    pub async fn plan(
+        driver: &dyn DriverInterface,
+        destination: &dyn Destination,
+        chunk_bytes: u64,
+        catalog: &Catalog,
+    ) -> Result<Vec<StreamPlan>> {
+        let streams = Self::resolve(driver, Some(destination), catalog).await?;
+        let heads = destination.heads().await?;
         let mut plans = Vec::with_capacity(streams.len());
         for (stream, offered) in streams {
             let head = heads.iter().find(|(id, _)| *id == stream.target).map(|(_, head)| head);
             let (action, reads_chunks) = describe(head, &stream.target, stream.sync_mode);
             let chunks = if reads_chunks {
-                let session = self.driver.begin_backfill(&stream).await?;
+                let session = driver.begin_backfill(&stream).await?;
                 let earlier = head.and_then(|head| head.open.as_ref()).map(|open| open.plan.as_slice());
-                let split = self
-                    .driver
-                    .get_or_split_chunks(&stream, &session, earlier, self.options.chunk_bytes)
-                    .await;
-                self.driver.end_backfill(session).await;
+                let split = driver.get_or_split_chunks(&stream, &session, earlier, chunk_bytes).await;
+                driver.end_backfill(session).await;
                 split?.len()
             } else {
                 0

@@ -1,12 +1,13 @@
 //! One stream in one run: taking it over, running it in its mode, copying batches into units, counting.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures::StreamExt;
 use lakeward_core::{
     BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
-    MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, SyncMode, WrittenFile,
+    MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, StreamId, SyncMode, WrittenFile,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ pub(crate) struct RunContext {
     pub(crate) destination: Arc<dyn Destination>,
     pub(crate) commits: Arc<CommitPath>,
     pub(crate) events: Arc<dyn EventSink>,
+    /// By its name at the destination, each stream's last commit when the run began.
+    pub(crate) commits_found: BTreeMap<StreamId, u64>,
     pub(crate) options: Options,
     pub(crate) run: Run,
     pub(crate) pool: WriterPool,
@@ -97,18 +100,20 @@ impl StreamRun {
 
     /// Takes the stream over at the destination and runs it in its mode.
     pub(crate) async fn sync(self) -> Result<StreamSummary> {
-        let head = self.context.destination.prepare(&self.stream.target, &self.context.run).await?;
+        // Before the claim, which would take the number of a missing commit.
+        let found = self.context.commits_found.get(&self.stream.target).copied().unwrap_or(0);
         if let Some(known) = self.context.commits.known_commit(&self.stream.id)
-            && known > head.commit
+            && known > found
         {
             return Err(Error::new(
                 ErrorKind::State,
                 "the destination is behind the state: commits are missing",
             )
             .at("state's last commit", known)
-            .at("destination's last commit", head.commit)
+            .at("destination's last commit", found)
             .hint("restore the destination, or remove the stream's data and state with `lakeward clear`"));
         }
+        let head = self.context.destination.prepare(&self.stream.target, &self.context.run).await?;
         if head.commit > 0 {
             self.context.commits.record(&self.entry, &head);
         }

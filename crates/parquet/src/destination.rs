@@ -324,7 +324,7 @@ impl Shared {
                 }
             }
         }
-        folds.sort_by(|a, b| stream_id(a).cmp(&stream_id(b)));
+        folds.sort_by_key(stream_id);
         Ok(folds)
     }
 

@@ -109,10 +109,8 @@ impl Fold {
             };
             self.files.insert(added.path.clone(), file);
         }
-        if let Some(open) = &mut self.open {
-            if let Some(chunk) = &record.chunk {
-                open.done.insert(chunk.number, chunk.done.clone());
-            }
+        if let (Some(open), Some(chunk)) = (&mut self.open, &record.chunk) {
+            open.done.insert(chunk.number, chunk.done.clone());
         }
 
         if let Some(swap) = &record.swap {

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use lakeward_core::{ColumnType, Definition, Error, ErrorKind, Result, SyncMode};
+use lakeward_core::{Definition, Error, ErrorKind, Result, SyncMode};
 
 use crate::layout::FILE_GLOB;
 
@@ -75,7 +75,9 @@ impl<'a> View<'a> {
         let live = format!(
             "live AS (\n  SELECT * FROM log\n  WHERE {OP} <> 't' AND {SEQ} > coalesce((SELECT max({SEQ}) FROM log WHERE {OP} = 't'), '')\n)"
         );
-        let with = format!("{preamble}WITH log AS (\n  SELECT * FROM {log}\n),\n{live}");
+        // A column that no file has yet is null.
+        let every = dialect.every_column(&self.columns().map(quote).collect::<Vec<_>>());
+        let with = format!("{preamble}WITH log AS (\n  SELECT * FROM {log}{every}\n),\n{live}");
         match self.meaning {
             Meaning::AllRows => format!("{with}\nSELECT {all}\nFROM live\n"),
             Meaning::LastOfKey => {
@@ -103,34 +105,19 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Polars wants a schema that names every column. It is joined from the files' own, because a version of Polars
+    /// decides what a JSON or UUID column is to it.
     fn polars(&self) -> String {
-        let system = [
-            (OP, "pl.String".to_owned()),
-            (SEQ, "pl.String".to_owned()),
-            ("_lw_commit_ts", "pl.Datetime('us', 'UTC')".to_owned()),
-            ("_lw_synced_at", "pl.Datetime('us', 'UTC')".to_owned()),
-            (UNCHANGED, "pl.List(pl.String)".to_owned()),
-            ("_lw_rescued", "pl.String".to_owned()),
-        ];
-        let data = self
-            .definition
-            .columns
-            .iter()
-            .map(|column| (column.name.as_str(), polars_type(&column.column_type)));
-        let schema: Vec<String> = system
-            .into_iter()
-            .chain(data)
-            .map(|(name, kind)| format!("    {}: {kind},", python(name)))
-            .collect();
         let list = |names: &mut dyn Iterator<Item = &str>| names.map(python).collect::<Vec<_>>().join(", ");
         let all = list(&mut self.columns());
-        let glob = python(&format!("{}/**/{FILE_GLOB}", escape_glob(&self.directory)));
+        let pattern = python(&format!("{}/**/{FILE_GLOB}", escape_glob(&self.directory)));
         let mut text = format!(
-            "import polars as pl\n\nschema = {{\n{}\n}}\nlog = pl.scan_parquet(\n    {glob},\n    schema=schema,\n    \
-             missing_columns=\"insert\",\n    hive_partitioning=False,\n)\n\
+            "import glob\n\nimport polars as pl\n\nfiles = sorted(glob.glob({pattern}, recursive=True))\nschema = {{}}\n\
+             for file in files:\n    schema |= pl.read_parquet_schema(file)\n\
+             for name in [{all}]:\n    schema.setdefault(name, pl.Null)\n\
+             log = pl.scan_parquet(files, schema=schema, missing_columns=\"insert\", hive_partitioning=False)\n\
              ended = log.filter(pl.col(\"{OP}\") == \"t\").select(pl.col(\"{SEQ}\").max().fill_null(\"\")).collect().item()\n\
-             live = log.filter((pl.col(\"{OP}\") != \"t\") & (pl.col(\"{SEQ}\") > ended))\n",
-            schema.join("\n")
+             live = log.filter((pl.col(\"{OP}\") != \"t\") & (pl.col(\"{SEQ}\") > ended))\n"
         );
         match self.meaning {
             Meaning::AllRows => text.push_str(&format!("latest = live.select([{all}])\n")),
@@ -159,6 +146,10 @@ trait Dialect {
     fn quote(&self, name: &str) -> String;
     /// Statements to run first, and what to select from.
     fn source(&self, directory: &str) -> (String, String);
+    /// What to append to the files' rows, so that all of these columns exist.
+    fn every_column(&self, _quoted: &[String]) -> String {
+        String::new()
+    }
     /// A column's value in the last row that has one sent, null included.
     fn last_sent(&self, name: &str) -> String;
     /// A column that repeats its row as often as another says.
@@ -175,6 +166,11 @@ impl Dialect for DuckDb {
     fn source(&self, directory: &str) -> (String, String) {
         let glob = sql_text(&format!("{}/**/{FILE_GLOB}", escape_glob(directory)));
         (String::new(), format!("read_parquet({glob}, union_by_name = true, hive_partitioning = false)"))
+    }
+
+    fn every_column(&self, quoted: &[String]) -> String {
+        let nulls: Vec<String> = quoted.iter().map(|name| format!("NULL AS {name}")).collect();
+        format!("\n  UNION ALL BY NAME SELECT {} WHERE false", nulls.join(", "))
     }
 
     fn last_sent(&self, name: &str) -> String {
@@ -237,31 +233,51 @@ fn escape_glob(directory: &str) -> String {
         .collect()
 }
 
-fn polars_type(name: &str) -> String {
-    let Ok(kind) = name.parse::<ColumnType>() else { return "pl.String".to_owned() };
-    polars_column(&kind)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn polars_column(kind: &ColumnType) -> String {
-    match kind {
-        ColumnType::Boolean => "pl.Boolean".to_owned(),
-        ColumnType::Int8 => "pl.Int8".to_owned(),
-        ColumnType::Int16 => "pl.Int16".to_owned(),
-        ColumnType::Int32 => "pl.Int32".to_owned(),
-        ColumnType::Int64 => "pl.Int64".to_owned(),
-        ColumnType::UInt8 => "pl.UInt8".to_owned(),
-        ColumnType::UInt16 => "pl.UInt16".to_owned(),
-        ColumnType::UInt32 => "pl.UInt32".to_owned(),
-        ColumnType::UInt64 => "pl.UInt64".to_owned(),
-        ColumnType::Float32 => "pl.Float32".to_owned(),
-        ColumnType::Float64 => "pl.Float64".to_owned(),
-        ColumnType::Decimal { precision, scale } => format!("pl.Decimal({precision}, {scale})"),
-        ColumnType::Text | ColumnType::Json => "pl.String".to_owned(),
-        ColumnType::Uuid | ColumnType::Binary => "pl.Binary".to_owned(),
-        ColumnType::Date => "pl.Date".to_owned(),
-        ColumnType::Time => "pl.Time".to_owned(),
-        ColumnType::Timestamp => "pl.Datetime('us')".to_owned(),
-        ColumnType::TimestampTz => "pl.Datetime('us', 'UTC')".to_owned(),
-        ColumnType::List(item) => format!("pl.List({})", polars_column(item)),
+    fn definition(sync_mode: SyncMode, key: &[&str]) -> Definition {
+        Definition {
+            sync_mode,
+            key: key.iter().map(|name| (*name).to_owned()).collect(),
+            cursor: Vec::new(),
+            filter: None,
+            partition: Vec::new(),
+            columns: ["id", "it's \"x\""].map(|name| (name.to_owned(), "text".to_owned())).to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_streams_mode_and_key_decide_what_its_log_means() {
+        for (mode, key, has) in [
+            (SyncMode::FullRefresh, &["id"][..], "FROM live\n"),
+            (SyncMode::Incremental, &[], "FROM live\n"),
+            (SyncMode::Incremental, &["id"], "GROUP BY \"id\""),
+            (SyncMode::Cdc, &["id"], "WHERE _lw_op <> 'd'"),
+            (SyncMode::StrictCdc, &["id"], "WHERE _lw_op <> 'd'"),
+            (SyncMode::Cdc, &[], "unnest(range(copies))"),
+        ] {
+            let definition = definition(mode, key);
+            let query = View::new(Path::new("/lake/public/t"), &definition).query("duckdb").unwrap();
+            assert!(query.contains(has), "{mode} {key:?}:\n{query}");
+        }
+    }
+
+    #[test]
+    fn names_are_quoted_as_each_engine_wants_it() {
+        let definition = definition(SyncMode::Cdc, &["id"]);
+        let view = View::new(Path::new("/la*ke/o'brien"), &definition);
+        let duckdb = view.query("duckdb").unwrap();
+        assert!(
+            duckdb.contains("'/la[*]ke/o''brien/**/") && duckdb.contains("\"it's \"\"x\"\"\""),
+            "{duckdb}"
+        );
+        assert!(duckdb.contains("list_contains(_lw_unchanged, 'it''s \"x\"')"), "{duckdb}");
+        let spark = view.query("spark").unwrap();
+        assert!(spark.contains("path '/la*ke/o\\'brien'") && spark.contains("`it's \"x\"`"), "{spark}");
+        let polars = view.query("polars").unwrap();
+        assert!(polars.contains("\"it's \\\"x\\\"\""), "{polars}");
+        assert_eq!(view.query("excel").unwrap_err().kind(), ErrorKind::Config);
     }
 }

@@ -17,7 +17,7 @@ const DEFAULT_MAX_CONNECTIONS: usize = 4;
 const DEFAULT_MAX_RETRIES: u32 = 5;
 const DEFAULT_LOCK_TIMEOUT: Period = Period::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Period = Period::from_secs(10);
-const DEFAULT_SILENCE_LIMIT: Period = Period::from_secs(300);
+const DEFAULT_SILENCE_LIMIT: Period = Period::from_secs(600);
 const DEFAULT_APPLICATION_NAME: &str = "lakeward";
 
 /// A PostgreSQL source, version 10 or later, as written in source.json.
@@ -73,7 +73,8 @@ pub struct PostgresConfig {
     /// How long a connection may take to be made.
     #[serde(default = "default_connect_timeout")]
     pub connect_timeout: Period,
-    /// How long a connection that is expected to speak may be silent before it is given up.
+    /// How long the server may be silent while it is asked for rows before the connection is given up. A pass over
+    /// a large table whose cursor has no index is silent until the first row.
     #[serde(default = "default_silence_limit")]
     pub silence_limit: Period,
     /// The name under which sessions stand in `pg_stat_activity`.
@@ -248,7 +249,7 @@ impl FromStr for Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = self.0.as_millis();
-        if milliseconds % 1000 == 0 {
+        if milliseconds.is_multiple_of(1000) {
             write!(f, "{}s", milliseconds / 1000)
         } else {
             write!(f, "{milliseconds}ms")

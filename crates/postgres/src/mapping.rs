@@ -156,6 +156,8 @@ pub(crate) fn suggest_decimal<'a>(statistics: impl Iterator<Item = &'a str>) -> 
             if !integer.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
                 return None;
             }
+            // Zeros at the end are how the server prints a result's scale, not digits of the value.
+            let fraction = fraction.trim_end_matches('0');
             whole = whole.max(integer.len());
             scale = scale.max(fraction.len());
             seen = true;
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn suggestions_follow_the_statistics() {
         let suggest = |texts: &[&str]| suggest_decimal(texts.iter().copied());
-        assert_eq!(suggest(&["{1.50,-20}", "{3}"]), Some(ColumnType::Decimal { precision: 18, scale: 2 }));
+        assert_eq!(suggest(&["{1.5200,-20}", "{3}"]), Some(ColumnType::Decimal { precision: 18, scale: 2 }));
         assert_eq!(suggest(&["{NaN,1}"]), None);
         assert_eq!(suggest(&[]), None);
         assert_eq!(

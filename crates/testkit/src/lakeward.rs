@@ -1,6 +1,7 @@
 //! The program under test, run as its users run it.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -281,6 +282,7 @@ impl Running {
         };
         Ok(Output {
             code: status.code(),
+            signal: status.signal(),
             stdout: String::from_utf8_lossy(&self.stdout.await?).into_owned(),
             events: events(&stderr),
             stderr,
@@ -295,6 +297,8 @@ impl Running {
 pub struct Output {
     /// The exit code; none where a signal ended it.
     pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
     /// Its results.
     pub stdout: String,
     /// Everything on standard error, events included.

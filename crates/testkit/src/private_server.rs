@@ -72,6 +72,22 @@ impl PrivateServer {
         Ok(private)
     }
 
+    /// A hot standby of this server, on a port of its own, that follows it as long as both run.
+    pub async fn start_standby(&self) -> Result<Self> {
+        let directory = account_directory()?;
+        let data = directory.path().join("data");
+        let mut backup = as_account(&self.server.program("pg_basebackup"))?;
+        backup.args(["-h", HOST, "-U", USERNAME, "-p", &self.port().to_string()]).env("PGPASSWORD", PASSWORD);
+        backup.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"]).arg(&data);
+        run(backup, "pg_basebackup").await?;
+        let version = self.server.version();
+        let server = PgServer::at(version, free_port()?, version.bindir()?);
+        let mut standby = Self { server, data, watchdog: None, _directory: directory };
+        standby.watchdog = Some(standby.watch()?);
+        standby.start().await?;
+        Ok(standby)
+    }
+
     /// The handle to connect by and create databases with.
     pub fn server(&self) -> &PgServer {
         &self.server

@@ -9,6 +9,7 @@ use crate::args::{CheckArgs, OutputFormat};
 use crate::config;
 use crate::failure::ExitCode;
 use crate::output::{Surface, harmless, print, print_json, table};
+use crate::quantity::counted;
 
 /// Prints what was found; `SOURCE` where a sync would fail.
 pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
@@ -62,8 +63,10 @@ fn text(findings: &[Finding], surface: Surface) -> String {
     let (warnings, errors) = (count(Severity::Warning), count(Severity::Error));
     result.push_str(&match (errors, warnings) {
         (0, 0) => "all is fit for a sync\n".to_owned(),
-        (0, warnings) => format!("fit for a sync, with {warnings} warnings\n"),
-        (errors, warnings) => format!("a sync would fail: {errors} errors, {warnings} warnings\n"),
+        (0, warnings) => format!("fit for a sync, with {}\n", counted(warnings, "warning")),
+        (errors, warnings) => {
+            format!("a sync would fail: {}, {}\n", counted(errors, "error"), counted(warnings, "warning"))
+        }
     });
     result
 }
@@ -82,6 +85,6 @@ mod tests {
         assert!(!refused(&findings[..1]));
         let text = text(&findings, Surface::Plain);
         assert!(text.contains("ALTER SYSTEM SET wal_level = logical"), "{text}");
-        assert!(text.ends_with("a sync would fail: 1 errors, 0 warnings\n"), "{text}");
+        assert!(text.ends_with("a sync would fail: 1 error, 0 warnings\n"), "{text}");
     }
 }

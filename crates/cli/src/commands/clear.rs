@@ -12,6 +12,7 @@ use crate::failure::ExitCode;
 use crate::messages::Console;
 use crate::output::harmless;
 use crate::progress;
+use crate::quantity::counted;
 use crate::registry::nearest;
 
 /// A stream's name at the source and at the destination.
@@ -37,7 +38,7 @@ pub(crate) async fn run(args: &ClearArgs, console: &Console) -> Result<ExitCode>
     let cleared = engine.clear_state(&streams).await;
     drop((engine, sink));
     cleared?;
-    console.say(&format!("{} streams cleared", streams.len()));
+    console.say(&format!("{} cleared", counted(streams.len(), "stream")));
     Ok(ExitCode::DONE)
 }
 
@@ -84,7 +85,8 @@ fn confirm(streams: &[Names], destination: &str) -> Result<bool> {
         )
         .hint("add --yes to clear without being asked"));
     }
-    let mut question = format!("All rows of {} streams at {destination} will be removed:\n", streams.len());
+    let mut question =
+        format!("All rows of {} at {destination} will be removed:\n", counted(streams.len(), "stream"));
     for (id, target) in streams.iter().take(MOST_NAMES) {
         question.push_str(&format!("  {}", harmless(&id.to_string())));
         if id != target {

@@ -11,6 +11,7 @@ use crate::config;
 use crate::failure::ExitCode;
 use crate::messages::Console;
 use crate::output;
+use crate::quantity::counted;
 
 /// More changes than this are counted, not listed.
 const MOST_CHANGES: usize = 100;
@@ -43,8 +44,8 @@ pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCo
         }
     }
     console.say(&format!(
-        "{} streams offered, {selected} selected; written to {}",
-        catalog.streams.len(),
+        "{} offered, {selected} selected; written to {}",
+        counted(catalog.streams.len(), "stream"),
         if output == Path::new("-") { "standard output".to_owned() } else { output.display().to_string() },
     ));
     Ok(ExitCode::DONE)

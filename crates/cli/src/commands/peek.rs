@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayData, RecordBatch};
+use arrow::datatypes::{DataType, FieldRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use lakeward_core::{Error, ErrorKind, Result, ResultExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -12,10 +14,12 @@ use parquet::file::metadata::ParquetMetaData;
 use crate::args::PeekArgs;
 use crate::failure::ExitCode;
 use crate::output::{Surface, harmless, print, table};
-use crate::quantity::{human_bytes, human_count};
+use crate::quantity::{counted, human_bytes, human_count};
 
 /// A batch never has more rows than this, however many are asked for.
 const BATCH_ROWS: usize = 1024;
+/// Columns of a terminal that a cell needs to say anything.
+const LEAST_CELL_WIDTH: usize = 12;
 /// What Arrow and pandas put into a footer for themselves: long, and shown by the schema already.
 const SCHEMA_KEYS: [&str; 2] = ["ARROW:schema", "pandas"];
 
@@ -67,9 +71,9 @@ fn facts(metadata: &ParquetMetaData) -> String {
     codecs.sort();
     codecs.dedup();
     let mut text = format!(
-        "{} rows in {} row groups, {} ({} decompressed), {}\n",
+        "{} rows in {}, {} ({} decompressed), {}\n",
         human_count(size(file.num_rows())),
-        groups.len(),
+        counted(groups.len(), "row group"),
         human_bytes(size(stored)),
         human_bytes(size(plain)),
         if codecs.is_empty() { "no data".to_owned() } else { codecs.join(", ") },
@@ -109,7 +113,7 @@ fn columns<T>(
                 let leaf = parquet_schema.column(*leaf);
                 let physical = leaf.physical_type().to_string();
                 match leaf.logical_type_ref() {
-                    Some(logical) => format!("{physical} {logical:?}"),
+                    Some(logical) => format!("{physical}, {}", variant(&format!("{logical:?}"))),
                     None => physical,
                 }
             }
@@ -131,6 +135,11 @@ fn columns<T>(
     table(surface, &["column", "type", "stored as", "null", "#size"], rows)
 }
 
+/// A logical type's name without its parameters, which the column's type shows already.
+fn variant(debug: &str) -> &str {
+    debug.split([' ', '(', '{']).next().unwrap_or(debug)
+}
+
 fn first_rows(batches: &[RecordBatch], width: usize, surface: Surface) -> Result<String> {
     let Some(first) = batches.first() else {
         return Ok("no rows\n".to_owned());
@@ -139,19 +148,68 @@ fn first_rows(batches: &[RecordBatch], width: usize, surface: Surface) -> Result
     let headers: Vec<String> = schema.fields().iter().map(|field| harmless(field.name())).collect();
     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
     let options = FormatOptions::default().with_null("∅").with_display_error(true);
-    let mut rows = Vec::new();
+    let mut rows: Vec<Vec<String>> = Vec::new();
     for batch in batches {
-        let formatters = batch
+        let columns = batch
             .columns()
+            .iter()
+            .map(|column| in_utc(column.to_data()).map(arrow::array::make_array))
+            .collect::<Result<Vec<_>>>()?;
+        let formatters = columns
             .iter()
             .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| Error::bug("a column cannot be shown").source(error))?;
+            .map_err(|error| Error::new(ErrorKind::Data, "a column cannot be shown").source(error))?;
         rows.extend((0..batch.num_rows()).map(|row| {
             formatters.iter().map(|column| cut(&harmless(&column.value(row).to_string()), width)).collect()
         }));
     }
-    Ok(table(surface, &headers, rows))
+    Ok(match surface {
+        Surface::Terminal(width) if headers.len() * LEAST_CELL_WIDTH > usize::from(width) => {
+            records(&headers, &rows)
+        }
+        _ => table(surface, &headers, rows),
+    })
+}
+
+/// A row is a block of lines where a terminal is too narrow for all columns side by side.
+fn records(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let longest = headers.iter().map(|header| header.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        text.push_str(&format!("── row {}\n", number + 1));
+        for (header, cell) in headers.iter().zip(row) {
+            text.push_str(&format!("{header:longest$}  {cell}\n"));
+        }
+    }
+    text
+}
+
+/// The same instants with the offset of UTC for their zone: Arrow can print those without a zone database, and a
+/// zone says nothing about the instant.
+fn in_utc(data: ArrayData) -> Result<ArrayData> {
+    let data_type = type_in_utc(data.data_type());
+    if data_type == *data.data_type() {
+        return Ok(data);
+    }
+    let children = data.child_data().iter().cloned().map(in_utc).collect::<Result<Vec<_>>>()?;
+    let data = data.into_builder().data_type(data_type).child_data(children).build();
+    data.or_fail(ErrorKind::Data, || "a column cannot be shown".to_owned())
+}
+
+fn type_in_utc(data_type: &DataType) -> DataType {
+    let field = |field: &FieldRef| -> FieldRef {
+        Arc::new(field.as_ref().clone().with_data_type(type_in_utc(field.data_type())))
+    };
+    match data_type {
+        DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some("+00:00".into())),
+        DataType::List(item) => DataType::List(field(item)),
+        DataType::LargeList(item) => DataType::LargeList(field(item)),
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(field(item), *length),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(field(entries), *sorted),
+        other => other.clone(),
+    }
 }
 
 fn cut(text: &str, width: usize) -> String {
@@ -167,9 +225,9 @@ fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{ArrayRef, Int64Array, ListBuilder, StringArray};
+    use arrow::array::{TimestampMicrosecondArray, TimestampMicrosecondBuilder};
     use parquet::arrow::ArrowWriter;
 
     #[test]
@@ -188,7 +246,7 @@ mod tests {
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         let text = describe(&path, 2, 10, Surface::Plain).unwrap();
-        assert!(text.starts_with("100 rows in 1 row groups"), "{text}");
+        assert!(text.starts_with("100 rows in 1 row group,"), "{text}");
         assert!(text.contains("Int64") && text.contains("∅") && text.contains("z\\u{1b}[2…"), "{text}");
         assert_eq!(text.matches("z\\u{1b}").count(), 1, "{text}");
         assert!(!text.contains('\x1b'));
@@ -196,6 +254,30 @@ mod tests {
         let truncated = directory.path().join("y.parquet");
         std::fs::write(&truncated, b"PAR1").unwrap();
         assert_eq!(describe(&truncated, 2, 10, Surface::Plain).unwrap_err().kind(), ErrorKind::Data);
+    }
+
+    #[test]
+    fn instants_are_shown_whatever_their_zone_and_depth() {
+        let instant = 1_795_251_600_000_001;
+        let zoned = TimestampMicrosecondArray::from_value(instant, 1).with_timezone("Europe/Warsaw");
+        let items = TimestampMicrosecondBuilder::new()
+            .with_data_type(DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into())));
+        let mut list = ListBuilder::new(items);
+        list.append_value([Some(instant), None]);
+        let columns = [("a", Arc::new(zoned) as ArrayRef), ("b", Arc::new(list.finish()) as ArrayRef)];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let text = first_rows(&[batch], 80, Surface::Plain).unwrap();
+        assert_eq!(text.matches("2026-11-21T09:00:00.000001").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_rows_as_blocks() {
+        let columns = (0..20)
+            .map(|n| (format!("column_{n}"), Arc::new(Int64Array::from_iter_values([n, n + 1])) as ArrayRef));
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let text = first_rows(std::slice::from_ref(&batch), 80, Surface::Terminal(100)).unwrap();
+        assert!(text.starts_with("── row 1\ncolumn_0   0\n"), "{text}");
+        assert!(text.ends_with("column_19  20\n"), "{text}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::config;
 use crate::failure::ExitCode;
 use crate::messages::Console;
 use crate::progress;
+use crate::quantity::counted;
 
 /// Makes the state anew; the file that was there is set aside.
 pub(crate) async fn run(args: &RebuildArgs, console: &Console) -> Result<ExitCode> {
@@ -23,8 +24,8 @@ pub(crate) async fn run(args: &RebuildArgs, console: &Console) -> Result<ExitCod
         console.say(&format!("the earlier state was set aside as {}", path.display()));
     }
     console.say(&format!(
-        "state of {} streams written to {}; `lakeward status` shows it",
-        rebuilt.streams.len(),
+        "state of {} written to {}; `lakeward status` shows it",
+        counted(rebuilt.streams.len(), "stream"),
         args.state.display(),
     ));
     Ok(ExitCode::DONE)

@@ -2,62 +2,67 @@
 
 use std::time::Instant;
 
-use lakeward_core::Result;
-use lakeward_engine::{AbstractDriver, StreamPlan};
+use lakeward_core::{ErrorKind, Result};
+use lakeward_engine::{AbstractDriver, StreamPlan, Summary};
 use lakeward_state::StateStore;
 
 use crate::args::{OutputFormat, SyncArgs};
 use crate::config;
 use crate::failure::{self, ExitCode};
-use crate::messages::{Console, Presentation};
+use crate::messages::Console;
 use crate::output::{Surface, harmless, print, print_json, table};
 use crate::progress;
-use crate::quantity::{human_bytes, human_count};
+use crate::quantity::{counted, human_bytes, human_count};
 use crate::signals::{abandon_on_signal, stop_on_signal};
+
+/// More failures than this are counted, not told one by one.
+const MOST_FAILURES: usize = 20;
 
 /// Replicates, or says what would be done.
 pub(crate) async fn run(args: &SyncArgs, console: &Console) -> Result<ExitCode> {
     let catalog = config::load_catalog(&args.streams.streams)?;
     let driver = config::source(&args.source.config)?;
     let destination = config::destination(&args.destination.destination)?;
+    if args.dry_run {
+        let chunk_bytes = args.limits.chunk_size;
+        let plan = AbstractDriver::plan(driver.as_ref(), destination.as_ref(), chunk_bytes, &catalog);
+        let plans = abandon_on_signal(plan).await?;
+        match args.output {
+            OutputFormat::Json => print_json(&plans)?,
+            OutputFormat::Text => print(&plan_table(&plans, Surface::stdout()))?,
+        }
+        return Ok(ExitCode::DONE);
+    }
+
     let options = args.limits.options(args.follow);
     let cancel = options.cancel.clone();
     let store = StateStore::open(args.streams.state())?;
     let sink = progress::sink(console);
     let engine = AbstractDriver::new(driver, destination, store, options, sink.clone());
-
-    if args.dry_run {
-        let plans = abandon_on_signal(engine.plan(&catalog)).await;
-        // Bars go before the result comes.
-        drop((engine, sink));
-        match args.output {
-            OutputFormat::Json => print_json(&plans?)?,
-            OutputFormat::Text => print(&plan_table(&plans?, Surface::stdout()))?,
-        }
-        return Ok(ExitCode::DONE);
-    }
-
     let start = Instant::now();
     let outcome = stop_on_signal(console, cancel.clone(), engine.read(&catalog)).await;
+    // The bars go before anything is said about how it ended.
     drop((engine, sink));
     let summary = outcome?;
     progress::report(console, &summary, start.elapsed().as_secs_f64());
-    let gravest = failure::gravest(summary.failures.iter().map(|(_, error)| error));
-    for (stream, error) in &summary.failures {
-        // Events have told programs already; people get the whole story once, after the bars.
-        if !cancel.is_cancelled() && !matches!(console.presentation(), Presentation::Json(_)) {
-            console.line(&format!("\n{stream}"));
-            console.fail(error);
-        }
+    Ok(end(&summary, cancel.is_cancelled(), console))
+}
+
+/// Tells why streams were not done, and decides the exit code.
+fn end(summary: &Summary, cancelled: bool, console: &Console) -> ExitCode {
+    let failures = || summary.failures.iter().filter(|(_, error)| error.kind() != ErrorKind::Cancelled);
+    for (stream, error) in failures().take(MOST_FAILURES) {
+        console.fail_stream(stream, error);
     }
-    Ok(match gravest {
-        _ if cancel.is_cancelled() => {
-            console.say("interrupted: what was committed stands, and the next run goes on from there");
-            ExitCode::INTERRUPTED
-        }
-        Some(error) => ExitCode::of(error.kind()),
-        None => ExitCode::DONE,
-    })
+    if let Some(more @ 1..) = failures().count().checked_sub(MOST_FAILURES) {
+        console.say(&format!("… and {} failed", counted(more, "more stream")));
+    }
+    if cancelled {
+        console.say("interrupted: what was committed stands, and the next run goes on from there");
+        return ExitCode::INTERRUPTED;
+    }
+    failure::gravest(summary.failures.iter().map(|(_, error)| error))
+        .map_or(ExitCode::DONE, |error| ExitCode::of(error.kind()))
 }
 
 fn plan_table(plans: &[StreamPlan], surface: Surface) -> String {

@@ -20,7 +20,7 @@ const NAME_WIDTH: usize = 32;
 const TICK: Duration = Duration::from_millis(200);
 
 const WITH_ESTIMATE: &str =
-    "{prefix:32!} {bar:24.cyan/dim} {percent:>3} % {human_pos:>13} rows {rate:>14} {eta:>6} left {msg}";
+    "{prefix:32!} {bar:24.cyan/dim} {percent:>3} % {human_pos:>13} rows {rate:>14} {left:>7} left {msg}";
 const WITHOUT_ESTIMATE: &str =
     "{prefix:32!} {spinner:.cyan} {human_pos:>13} rows {rate:>14} {elapsed:>6} {msg}";
 const TOTAL: &str = "{prefix:32!} {bar:24.green/dim} {pos}/{len} streams {elapsed:>6} {msg}";
@@ -212,6 +212,13 @@ fn style(template: &str) -> ProgressStyle {
             let rate = if rate.is_finite() && rate > 0.0 { rate as u64 } else { 0 };
             let _ = write!(out, "{}/s", crate::quantity::human_count(rate));
         })
+        .with_key("left", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+            // Before the first row there is nothing to go by.
+            let _ = match state.pos() {
+                0 => write!(out, "?"),
+                _ => write!(out, "{:#}", indicatif::HumanDuration(state.eta())),
+            };
+        })
 }
 
 /// A long name keeps its end, which tells tables of one schema apart.
@@ -269,7 +276,7 @@ mod tests {
             assert!(state.most <= MOST_BARS);
             assert_eq!(state.waiting.len(), 5000 - state.most);
             for number in 0..4999 {
-                let failed = Event::StreamFailed { stream: stream(number), error: String::new() };
+                let failed = Event::StreamFailed { stream: stream(number), error: String::new(), hint: None };
                 assert!(state.apply(&console, &failed));
             }
             assert!(state.shown.contains_key(&stream(4999)));

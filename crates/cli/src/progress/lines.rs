@@ -8,7 +8,7 @@ use lakeward_engine::{Event, EventSink};
 
 use crate::messages::{Console, Detail};
 use crate::progress::throttle::{Read, Throttle};
-use crate::quantity::{human_bytes, human_count};
+use crate::quantity::{counted, human_bytes, human_count};
 
 /// Rows of a stream are told so often at most.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -81,12 +81,12 @@ impl EventSink for Lines {
 /// An event for people. What a new kind of event has to say stands in its JSON form until it gets words here.
 pub(crate) fn describe(event: &Event) -> String {
     match event {
-        Event::RunStarted { run, streams, .. } => format!("run {run} began: {streams} streams"),
+        Event::RunStarted { run, streams, .. } => format!("run {run} began: {}", counted(*streams, "stream")),
         Event::StreamPlanned { stream, mode, generation, chunks, chunks_kept, estimated_rows } => {
             let rows =
                 estimated_rows.map_or(String::new(), |rows| format!(", about {} rows", human_count(rows)));
             let kept = if *chunks_kept > 0 { format!(" ({chunks_kept} kept)") } else { String::new() };
-            format!("{stream}: {mode}, generation {generation}, {chunks} chunks{kept}{rows}")
+            format!("{stream}: {mode}, generation {generation}, {}{kept}{rows}", counted(*chunks, "chunk"))
         }
         Event::RowsRead { stream, rows, bytes } => {
             format!("{stream}: read {} rows, {}", human_count(*rows), human_bytes(*bytes))
@@ -108,6 +108,6 @@ pub(crate) fn describe(event: &Event) -> String {
             human_count(summary.rows),
             summary.seconds
         ),
-        Event::StreamFailed { stream, error } => format!("{stream}: failed: {error}"),
+        Event::StreamFailed { stream, error, .. } => format!("{stream}: failed: {error}"),
     }
 }

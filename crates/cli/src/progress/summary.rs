@@ -5,14 +5,14 @@ use serde_json::json;
 
 use crate::messages::{Console, Presentation};
 use crate::output::{Surface, harmless, table};
-use crate::quantity::{human_bytes, human_count};
+use crate::quantity::{counted, human_bytes, human_count};
 
 /// Writes what a run did to standard error: a table for people, one JSON line for programs.
 pub(crate) fn report(console: &Console, summary: &Summary, seconds: f64) {
     if matches!(console.presentation(), Presentation::Json(_)) {
-        let failed: Vec<String> = summary.failures.iter().map(|(stream, _)| stream.to_string()).collect();
+        let not_done: Vec<String> = summary.failures.iter().map(|(stream, _)| stream.to_string()).collect();
         console.json(&json!({
-            "event": "summary", "streams": summary.streams, "failed": failed, "seconds": seconds,
+            "event": "summary", "streams": summary.streams, "not_done": not_done, "seconds": seconds,
         }));
         return;
     }
@@ -40,17 +40,17 @@ fn text(summary: &Summary, seconds: f64, surface: Surface) -> String {
     for stream in summary.streams.iter().filter(|stream| !stream.bad_values.is_empty()) {
         for (column, count) in &stream.bad_values {
             result.push_str(&format!(
-                "{}: {} values of column \"{}\" did not fit and were replaced; the originals are in _lw_rescued\n",
+                "{}: {} of column \"{}\" replaced by the stream's policy; the originals are in _lw_rescued\n",
                 harmless(&stream.stream.to_string()),
-                human_count(*count),
+                counted(usize::try_from(*count).unwrap_or(usize::MAX), "value"),
                 harmless(column),
             ));
         }
     }
     let rows: u64 = summary.streams.iter().map(|stream| stream.rows).sum();
     result.push_str(&format!(
-        "{} streams done, {} rows, {:.1} s",
-        summary.streams.len(),
+        "{} done, {} rows, {:.1} s",
+        counted(summary.streams.len(), "stream"),
         human_count(rows),
         seconds
     ));
@@ -83,7 +83,7 @@ mod tests {
         };
         let text = text(&Summary { streams: vec![stream], failures: vec![] }, 2.5, Surface::Plain);
         assert!(text.contains("600,000"), "{text}");
-        assert!(text.contains("7 values of column \"born\""), "{text}");
-        assert!(text.ends_with("1 streams done, 1,200,000 rows, 2.5 s"), "{text}");
+        assert!(text.contains("7 values of column \"born\" replaced"), "{text}");
+        assert!(text.ends_with("1 stream done, 1,200,000 rows, 2.5 s"), "{text}");
     }
 }

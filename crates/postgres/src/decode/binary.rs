@@ -23,15 +23,13 @@ pub(super) fn header(data: &[u8]) -> Part {
     if data[..signature] != SIGNATURE[..signature] {
         return Part::Malformed;
     }
-    let Some([.., f0, f1, e0, e1, e2, e3]) = data.first_chunk::<HEADER>().map(|header| &header[13..]) else {
-        return Part::Incomplete;
-    };
-    // The upper half of the flags changes the format; none of them is defined but the removed OIDs.
-    let _ = (f0, f1);
-    if data[11..13] != [0, 0] {
+    let Some(header) = data.first_chunk::<HEADER>() else { return Part::Incomplete };
+    let [.., critical0, critical1, _, _, e0, e1, e2, e3] = *header;
+    // Half of the flags change the format; no server sets one since row OIDs are gone.
+    if [critical0, critical1] != [0, 0] {
         return Part::Malformed;
     }
-    let extension = u32::from_be_bytes([*e0, *e1, *e2, *e3]) as usize;
+    let extension = u32::from_be_bytes([e0, e1, e2, e3]) as usize;
     if data.len() - HEADER < extension { Part::Incomplete } else { Part::Whole(HEADER + extension) }
 }
 

@@ -18,7 +18,7 @@ use lakeward_core::{ColumnType, OnBadValue};
 use super::cell::{Cell, Fault, Parsed};
 
 /// A value from here on is given exactly the room that it needs instead of twice what stood there.
-const LARGE_VALUE: usize = 1 << 20;
+pub(super) const LARGE_VALUE: usize = 1 << 20;
 
 /// Room for as much as the last batch held and an eighth more, so that the next one rarely grows.
 fn room(previous: usize) -> usize {

@@ -1,7 +1,7 @@
-//! `_lw_rescued`: the source's own text of values that did not fit their columns.
+//! `_lw_rescued`: the source's own text of values that did not fit their columns, and their counts.
 
 use arrow::array::{ArrayBuilder, StringArray, StringBuilder};
-use lakeward_core::{Error, ErrorKind, Result};
+use lakeward_core::{BadValues, Error, ErrorKind, Result};
 
 /// One JSON object per row that needs one, by column name.
 #[derive(Debug, Default)]
@@ -9,13 +9,13 @@ pub(super) struct Rescue {
     rows: StringBuilder,
     /// The object of the row that is being decoded; empty while it needs none.
     open: String,
-    any: bool,
+    bad_values: BadValues,
 }
 
 impl Rescue {
-    /// Keeps a value of the row that is being decoded.
-    pub(super) fn add(&mut self, column: &str, text: &str) {
-        self.any = true;
+    /// Keeps and counts a value of the row that is being decoded.
+    pub(super) fn add(&mut self, index: usize, column: &str, text: &str) {
+        self.bad_values.add(index, 1);
         self.open.push(if self.open.is_empty() { '{' } else { ',' });
         push_json_string(&mut self.open, column);
         self.open.push(':');
@@ -47,13 +47,13 @@ impl Rescue {
         self.rows.values_slice().len()
     }
 
-    /// The column of a batch of `rows` rows; `None` where every value fitted.
-    pub(super) fn take(&mut self, rows: usize) -> Option<StringArray> {
-        if !std::mem::take(&mut self.any) {
+    /// The column of a batch of `rows` rows, and the counts by column; `None` where every value fitted.
+    pub(super) fn take(&mut self, rows: usize) -> Option<(StringArray, BadValues)> {
+        if self.bad_values.is_empty() {
             return None;
         }
         self.rows.append_nulls(rows - self.rows.len());
-        Some(self.rows.finish())
+        Some((self.rows.finish(), std::mem::take(&mut self.bad_values)))
     }
 }
 
@@ -89,12 +89,13 @@ mod tests {
     fn rows_without_a_rescued_value_are_null() {
         let mut rescue = Rescue::default();
         rescue.end_row(0).unwrap();
-        rescue.add("a", "infinity");
-        rescue.add("b", "x\"y");
+        rescue.add(0, "a", "infinity");
+        rescue.add(3, "b", "x\"y");
         rescue.end_row(1).unwrap();
         rescue.end_row(2).unwrap();
-        let rows = rescue.take(3).unwrap();
+        let (rows, bad_values) = rescue.take(3).unwrap();
         assert_eq!(rows.iter().collect::<Vec<_>>(), [None, Some(r#"{"a":"infinity","b":"x\"y"}"#), None]);
+        assert_eq!(bad_values.iter().collect::<Vec<_>>(), [(0, 1), (3, 1)]);
         assert!(rescue.take(5).is_none());
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
-use lakeward_core::{BadValues, Batch, ColumnType, Error, ErrorKind, OnBadValue, Result};
+use lakeward_core::{Batch, ColumnType, Error, ErrorKind, OnBadValue, Result};
 
 use super::binary::{self, Part};
 use super::cell::{Cell, Fault};
-use super::columns::Builder;
+use super::columns::{Builder, LARGE_VALUE};
 use super::rescue::Rescue;
 use super::text::{self, Field};
 use super::{CopyFormat, PgType, WireColumn, output, plan};
@@ -27,13 +27,29 @@ pub struct RowDecoder {
     row_width: usize,
     /// The beginning of a row.
     carry: Vec<u8>,
-    /// A field without its escapes.
-    unescaped: Vec<u8>,
-    /// An array's element without its escapes, or a number's text.
-    scratch: Vec<u8>,
+    buffers: Buffers,
     rescue: Rescue,
-    bad_values: BadValues,
     binary: BinaryState,
+}
+
+/// Room that is used again for every value that needs it.
+#[derive(Debug, Default)]
+struct Buffers {
+    /// A field without its escapes.
+    field: Vec<u8>,
+    /// An array's element without its escapes, or the text of a binary value.
+    scratch: Vec<u8>,
+}
+
+impl Buffers {
+    /// Gives back what a large value took.
+    fn release_large(&mut self) {
+        for buffer in [&mut self.field, &mut self.scratch] {
+            if buffer.capacity() > LARGE_VALUE {
+                *buffer = Vec::new();
+            }
+        }
+    }
 }
 
 /// How far a binary stream has come.
@@ -46,6 +62,7 @@ enum BinaryState {
 
 #[derive(Debug)]
 struct Column {
+    index: usize,
     name: String,
     pg_type: PgType,
     policy: OnBadValue,
@@ -61,7 +78,11 @@ impl RowDecoder {
         let schema = ArrowSchema::new(
             columns.iter().map(|column| column.target.field(&column.name)).collect::<Vec<_>>(),
         );
-        let columns = columns.iter().map(|column| Column::new(format, column)).collect::<Result<Vec<_>>>()?;
+        let columns = columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| Column::new(format, index, column))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             format,
             row_width: columns.iter().map(|column| column.builder.row_width()).sum::<usize>().max(1),
@@ -69,10 +90,8 @@ impl RowDecoder {
             schema: Arc::new(schema),
             rows: 0,
             carry: Vec::new(),
-            unescaped: Vec::new(),
-            scratch: Vec::new(),
+            buffers: Buffers::default(),
             rescue: Rescue::default(),
-            bad_values: BadValues::default(),
             binary: BinaryState::Header,
         })
     }
@@ -116,6 +135,7 @@ impl RowDecoder {
     /// `Data`, naming the column, where text is not UTF-8.
     pub fn finish_batch(&mut self) -> Result<Batch> {
         let rows = std::mem::take(&mut self.rows);
+        self.buffers.release_large();
         let mut arrays = Vec::with_capacity(self.columns.len());
         for (column, field) in self.columns.iter_mut().zip(self.schema.fields()) {
             let array = column.builder.take(field.data_type()).map_err(|source| {
@@ -129,8 +149,10 @@ impl RowDecoder {
         let record_batch = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)
             .map_err(|source| Error::bug("decoded columns do not make a batch").source(source))?;
         let mut batch = Batch::read(record_batch);
-        batch.rescued = self.rescue.take(rows);
-        batch.bad_values = std::mem::take(&mut self.bad_values);
+        if let Some((rescued, bad_values)) = self.rescue.take(rows) {
+            batch.rescued = Some(rescued);
+            batch.bad_values = bad_values;
+        }
         Ok(batch)
     }
 
@@ -183,28 +205,23 @@ impl RowDecoder {
     /// Decodes the row at the start of `data`, which ends with a newline, and returns what follows it.
     #[inline]
     fn text_row<'a>(&mut self, data: &'a [u8]) -> Result<&'a [u8]> {
-        let Self { columns, unescaped, scratch, rescue, bad_values, .. } = self;
+        let Self { columns, buffers, rescue, .. } = self;
         let Some(last) = columns.len().checked_sub(1) else {
             return data.strip_prefix(b"\n").ok_or_else(foreign_row);
         };
         let mut start = 0;
         for (index, column) in columns.iter_mut().enumerate() {
-            let (kind, mut end) = text::field(data, start).ok_or_else(foreign_row)?;
-            match kind {
-                Field::Plain => {
-                    let value = &data[start..end];
-                    match column.builder.push_text(value, column.policy, scratch) {
+            let (field, end) = text::field(data, start).ok_or_else(foreign_row)?;
+            match field {
+                Field::Plain(value) => {
+                    match column.builder.push_text(value, column.policy, &mut buffers.scratch) {
                         Ok(Cell::Kept) => {}
-                        Ok(Cell::Replaced) => column.rescue(index, value, rescue, bad_values)?,
+                        Ok(Cell::Replaced) => column.rescue(value, rescue)?,
                         Err(fault) => return Err(column.error(fault)),
                     }
                 }
                 Field::Null => column.builder.push_null().map_err(|fault| column.error(fault))?,
-                Field::Escaped => {
-                    end = column
-                        .push_escaped(index, data, start, unescaped, scratch, rescue, bad_values)?
-                        .ok_or_else(foreign_row)?;
-                }
+                Field::Escaped(value) => column.push_escaped(value, buffers, rescue)?,
             }
             if data[end] != if index == last { b'\n' } else { b'\t' } {
                 return Err(foreign_row());
@@ -262,8 +279,8 @@ impl RowDecoder {
 
     #[inline]
     fn binary_row(&mut self, mut fields: &[u8]) -> Result<()> {
-        let Self { columns, scratch, rescue, bad_values, .. } = self;
-        for (index, column) in columns.iter_mut().enumerate() {
+        let Self { columns, buffers: Buffers { scratch, .. }, rescue, .. } = self;
+        for column in columns.iter_mut() {
             let (value, rest) = binary::field(fields).ok_or_else(foreign_row)?;
             fields = rest;
             let Some(value) = value else {
@@ -276,7 +293,7 @@ impl RowDecoder {
                     scratch.clear();
                     output::write(&column.pg_type, value, scratch)
                         .ok_or_else(|| column.error(Fault::Malformed))?;
-                    column.rescue(index, scratch, rescue, bad_values)?;
+                    column.rescue(scratch, rescue)?;
                 }
                 Err(fault) => return Err(column.error(fault)),
             }
@@ -301,7 +318,7 @@ impl RowDecoder {
 }
 
 impl Column {
-    fn new(format: CopyFormat, column: &WireColumn) -> Result<Self> {
+    fn new(format: CopyFormat, index: usize, column: &WireColumn) -> Result<Self> {
         let WireColumn { name, pg_type, target, on_bad_value } = column;
         let impossible = |message| {
             Error::new(ErrorKind::Schema, message)
@@ -317,49 +334,33 @@ impl Column {
         }
         let builder =
             Builder::new(target).ok_or_else(|| impossible("no PostgreSQL type becomes this one"))?;
-        Ok(Self { name: name.clone(), pg_type: pg_type.clone(), policy: *on_bad_value, builder })
+        Ok(Self { index, name: name.clone(), pg_type: pg_type.clone(), policy: *on_bad_value, builder })
     }
 
-    /// Puts in a field with escapes and returns where it ends; `None` where it does not.
-    #[allow(clippy::too_many_arguments)]
-    #[cold]
-    fn push_escaped(
-        &mut self,
-        index: usize,
-        data: &[u8],
-        start: usize,
-        unescaped: &mut Vec<u8>,
-        scratch: &mut Vec<u8>,
-        rescue: &mut Rescue,
-        bad_values: &mut BadValues,
-    ) -> Result<Option<usize>> {
+    /// Puts in a field with escapes.
+    fn push_escaped(&mut self, value: &[u8], buffers: &mut Buffers, rescue: &mut Rescue) -> Result<()> {
         // Text, the largest of what has escapes, is not copied twice.
         if let Builder::Text(bytes) = &mut self.builder {
-            let end = text::unescape(data, start, &mut bytes.values);
-            bytes.close(true).map_err(|fault| self.error(fault))?;
-            return Ok(end);
+            bytes.reserve(value.len());
+            let stored = text::unescape(value, &mut bytes.values)
+                .ok_or(Fault::Malformed)
+                .and_then(|()| bytes.close(true));
+            return stored.map(drop).map_err(|fault| self.error(fault));
         }
-        unescaped.clear();
-        let Some(end) = text::unescape(data, start, unescaped) else { return Ok(None) };
-        match self.builder.push_text(unescaped, self.policy, scratch) {
-            Ok(Cell::Kept) => {}
-            Ok(Cell::Replaced) => self.rescue(index, unescaped, rescue, bad_values)?,
-            Err(fault) => return Err(self.error(fault)),
+        let Buffers { field, scratch } = buffers;
+        field.clear();
+        text::unescape(value, field).ok_or_else(|| self.error(Fault::Malformed))?;
+        match self.builder.push_text(field, self.policy, scratch) {
+            Ok(Cell::Kept) => Ok(()),
+            Ok(Cell::Replaced) => self.rescue(field, rescue),
+            Err(fault) => Err(self.error(fault)),
         }
-        Ok(Some(end))
     }
 
     #[cold]
-    fn rescue(
-        &self,
-        index: usize,
-        text: &[u8],
-        rescue: &mut Rescue,
-        bad_values: &mut BadValues,
-    ) -> Result<()> {
+    fn rescue(&self, text: &[u8], rescue: &mut Rescue) -> Result<()> {
         let text = std::str::from_utf8(text).map_err(|_| self.error(Fault::Malformed))?;
-        rescue.add(&self.name, text);
-        bad_values.add(index, 1);
+        rescue.add(self.index, &self.name, text);
         Ok(())
     }
 

@@ -1,14 +1,14 @@
 //! COPY's text format: fields between tabs, rows between newlines, backslash escapes.
 
-/// Whether and where a field ends.
+/// A field as it stands in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
+pub(super) enum Field<'a> {
     /// `\N`.
     Null,
-    /// The bytes as they stand.
-    Plain,
-    /// Bytes with escapes in them.
-    Escaped,
+    /// The value itself.
+    Plain(&'a [u8]),
+    /// The value with escapes in it.
+    Escaped(&'a [u8]),
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -48,42 +48,48 @@ fn short_special(data: &[u8], from: usize) -> Option<usize> {
     rest.iter().position(|byte| matches!(byte, b'\t' | b'\n' | b'\\')).map(|found| from + found)
 }
 
-/// What the field at `start` is and where the tab or newline after it stands; an escaped one ends where its
-/// first backslash stands.
+/// The field at `start`, and where the tab or newline after it stands.
 #[inline]
-pub(super) fn field(data: &[u8], start: usize) -> Option<(Field, usize)> {
+pub(super) fn field(data: &[u8], start: usize) -> Option<(Field<'_>, usize)> {
     let end = next_special(data, start)?;
     if data[end] != b'\\' {
-        return Some((Field::Plain, end));
+        return Some((Field::Plain(&data[start..end]), end));
     }
-    if end == start && matches!(data.get(start + 1..), Some([b'N', b'\t' | b'\n', ..])) {
-        return Some((Field::Null, start + 2));
+    if end == start {
+        match data.get(start + 1..)? {
+            [b'N', b'\t' | b'\n', ..] => return Some((Field::Null, start + 2)),
+            // Bytes in hex begin with a backslash, the only one in them.
+            [b'\\', rest @ ..] => {
+                let end = start + 2 + next_special(rest, 0)?;
+                if data[end] != b'\\' {
+                    return Some((Field::Plain(&data[start + 1..end]), end));
+                }
+            }
+            _ => {}
+        }
     }
-    Some((Field::Escaped, end))
+    // The escapes of tab and newline are letters.
+    let end = end + memchr::memchr2(b'\t', b'\n', &data[end..])?;
+    Some((Field::Escaped(&data[start..end]), end))
 }
 
-/// Appends the field at `start` without its escapes and returns where the tab or newline after it stands.
-pub(super) fn unescape(data: &[u8], start: usize, out: &mut Vec<u8>) -> Option<usize> {
-    let mut at = start;
-    loop {
-        let end = next_special(data, at)?;
-        out.extend_from_slice(&data[at..end]);
-        if data[end] != b'\\' {
-            return Some(end);
-        }
-        out.push(match data.get(end + 1)? {
+/// Appends a field without its escapes. `None` where it ends within one.
+pub(super) fn unescape(mut field: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    while let Some(at) = memchr::memchr(b'\\', field) {
+        out.extend_from_slice(&field[..at]);
+        out.push(match field.get(at + 1)? {
             b'b' => 0x08,
             b'f' => 0x0c,
             b'n' => b'\n',
             b'r' => b'\r',
             b't' => b'\t',
             b'v' => 0x0b,
-            // The newline that ends the row can be no part of an escape.
-            b'\n' => return None,
             other => *other,
         });
-        at = end + 2;
+        field = &field[at + 2..];
     }
+    out.extend_from_slice(field);
+    Some(())
 }
 
 #[cfg(test)]
@@ -107,12 +113,19 @@ mod tests {
     #[test]
     fn escapes() {
         let mut out = Vec::new();
-        assert_eq!(unescape(b"a\\b\\f\\n\\r\\t\\v\\\\\\x\\N\tz", 0, &mut out), Some(18));
-        assert_eq!(out, b"a\x08\x0c\n\r\t\x0b\\xN");
-        assert_eq!(unescape(b"a\\\n", 0, &mut out), None);
-        assert_eq!(unescape(b"a\\", 0, &mut out), None);
+        assert_eq!(unescape(b"a\\b\\f\\n\\r\\t\\v\\\\\\x\\Nz", &mut out), Some(()));
+        assert_eq!(out, b"a\x08\x0c\n\r\t\x0b\\xNz");
+        assert_eq!(unescape(b"a\\", &mut out), None);
+    }
+
+    #[test]
+    fn fields() {
         assert_eq!(field(b"\\N\t", 0), Some((Field::Null, 2)));
-        assert_eq!(field(b"\\Nx\t", 0), Some((Field::Escaped, 0)));
-        assert_eq!(field(b"\t", 0), Some((Field::Plain, 0)));
+        assert_eq!(field(b"\\Nx\t", 0), Some((Field::Escaped(b"\\Nx"), 3)));
+        assert_eq!(field(b"\t", 0), Some((Field::Plain(b""), 0)));
+        assert_eq!(field(b".\\\\x00\n", 1), Some((Field::Plain(b"\\x00"), 6)));
+        assert_eq!(field(b"\\\\x\\n0\n", 0), Some((Field::Escaped(b"\\\\x\\n0"), 6)));
+        assert_eq!(field(b"\\\\x", 0), None);
+        assert_eq!(field(b"abc", 0), None);
     }
 }

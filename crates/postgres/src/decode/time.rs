@@ -152,14 +152,14 @@ pub(super) fn timestamp(text: &[u8]) -> Parsed<i64> {
 fn parse_timestamp(text: &[u8]) -> Option<Parsed<i64>> {
     let (days, rest) = leading_date(text)?;
     let (micros, rest) = leading_time(rest.strip_prefix(b" ")?)?;
-    // At most seven digits of a year: no overflow.
-    let local = days * MICROS_PER_DAY + micros;
+    // A year that overflows is above 9999 all the same.
+    let local = days.saturating_mul(MICROS_PER_DAY).saturating_add(micros);
     if rest.is_empty() {
         return Some(bounded_timestamp(local));
     }
     let (zone, rest) = leading_zone(rest)?;
     match rest {
-        b"" => Some(bounded_timestamp(local - zone)),
+        b"" => Some(bounded_timestamp(local.saturating_sub(zone))),
         b" BC" => Some(Parsed::Nearest(FIRST_MICRO)),
         _ => None,
     }

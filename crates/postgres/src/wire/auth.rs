@@ -98,3 +98,63 @@ fn unusable_password(_: std::io::Error) -> Error {
     // The cause might quote it.
     Error::new(ErrorKind::Config, "the password holds a zero byte")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lakeward_core::Secret;
+
+    use super::*;
+    use crate::tls::TlsSettings;
+
+    fn endpoint(password: &str) -> Endpoint {
+        Endpoint {
+            host: "localhost".into(),
+            port: 5432,
+            database: "d".into(),
+            user: "user".into(),
+            password: Secret::new(password),
+            application_name: "a".into(),
+            tls: TlsSettings::default(),
+            connect_timeout: Duration::from_secs(1),
+            read_timeout: Duration::from_secs(1),
+            options: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn passwords_are_sent_as_asked_for() {
+        let endpoint = endpoint("secret");
+        let mut authentication = Authentication::new(&endpoint);
+        assert_eq!(&authentication.answer(&[0, 0, 0, 3]).unwrap()[..], b"p\0\0\0\x0bsecret\0");
+        let hash = md5_hash(b"user", b"secret", [1, 2, 3, 4]);
+        let answer = authentication.answer(&[0, 0, 0, 5, 1, 2, 3, 4]).unwrap();
+        assert_eq!(&answer[5..answer.len() - 1], hash.as_bytes());
+        assert!(authentication.answer(&[0, 0, 0, 0]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_server_that_skips_its_own_proof_is_refused() {
+        let endpoint = endpoint("secret");
+        let mut authentication = Authentication::new(&endpoint);
+        authentication.answer(b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0").unwrap();
+        assert_eq!(authentication.answer(&[0, 0, 0, 0]).unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let endpoint = endpoint("");
+        for body in [
+            &b""[..],
+            b"\0\0\0",
+            b"\0\0\0\x07",
+            b"\0\0\0\x03",
+            b"\0\0\0\x05ab",
+            b"\0\0\0\x0bx",
+            b"\0\0\0\x0cx",
+        ] {
+            assert!(Authentication::new(&endpoint).answer(body).is_err());
+        }
+    }
+}

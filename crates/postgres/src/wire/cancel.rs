@@ -1,5 +1,6 @@
 //! Stopping a query from another thread.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,10 +12,16 @@ use super::Endpoint;
 use super::socket::{Peer, Socket, negotiate};
 
 /// Stops what a connection does. Clones stop the same one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CancelHandle(Arc<Target>);
 
-#[derive(Debug)]
+impl fmt::Debug for CancelHandle {
+    /// Without the key: who has it can cancel.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelHandle").field("process_id", &self.0.process_id).finish_non_exhaustive()
+    }
+}
+
 struct Target {
     endpoint: Endpoint,
     /// The very server: a name may lead elsewhere by now.

@@ -52,6 +52,7 @@ struct Job {
 }
 
 /// What the thread says. Its end is said too: a thread that vanishes has not finished.
+#[expect(clippy::large_enum_variant, reason = "two of them exist at a time")]
 enum Report {
     Batch(Batch),
     End(Result<()>),
@@ -82,6 +83,7 @@ impl Job {
         let stopped = stop.clone();
         runtime.spawn(async move {
             tokio::select! {
+                biased;
                 () = finished.cancelled() => {}
                 () = stopped.cancelled() => {
                     // It connects to the server, and blocks.
