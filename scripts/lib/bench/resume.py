@@ -9,7 +9,9 @@ from bench import measure
 
 TABLE = "trips"
 SHARES = (0.1, 0.5, 0.9)
-CHUNK = "64MiB"
+CHUNK_BYTES = 64 << 20
+# A small table gets smaller chunks, so that there is something committed to kill it at.
+LEAST_CHUNKS = 20
 CONNECTIONS = "2"
 PATIENCE = 600
 
@@ -19,7 +21,9 @@ def run(bed, rows, runs):
     expected = bed.table(TABLE, rows)
     content = bed.context(rows)
     project = bed.project(TABLE)
-    options = ["--max-connections", CONNECTIONS, "--chunk-size", CHUNK]
+    size = int(bed.sql(f"SELECT pg_relation_size('{TABLE}')"))
+    chunk = min(CHUNK_BYTES, size // LEAST_CHUNKS)
+    options = ["--max-connections", CONNECTIONS, "--chunk-size", f"{chunk >> 10}KiB"]
     content["command"] = project.command(*options)
     content["kills"] = [killed(bed, project, expected, share, rows, options) for share in SHARES]
     measure.save("resume", content)
