@@ -4,13 +4,7 @@
 //! `cargo bench -p lakeward-parquet --bench encode [-- ROUNDS]` prints CPU seconds per million rows and the size
 //! of the file, each as a median over rounds taken in turn, and the ratio to the writer of this crate.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "a bench that cannot go on should stop where it stands"
-)]
+#![allow(clippy::unwrap_used, reason = "a bench that cannot go on should stop where it stands")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -313,12 +307,7 @@ fn main() {
             bytes[index] as f64 / bytes[0] as f64
         );
     }
-    #[expect(
-        clippy::print_stdout,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        reason = "this is a program that prints a table"
-    )]
+    #[expect(clippy::print_stdout, reason = "this is a program that prints a table")]
     {
         print!("{table}");
     }

@@ -177,7 +177,7 @@ impl Fold {
 mod tests {
     use super::*;
     use crate::record::{AddedFile, ChunkDone, Kind, Open, VERSION};
-    use lakeward_core::SyncMode;
+    use lakeward_core::{DefinedColumn, SyncMode};
     use serde_json::json;
 
     fn record(number: u64, generation: u32) -> Record {
@@ -212,12 +212,17 @@ mod tests {
         let chunk = |number: &u32| Chunk { number: *number, relation: None, min: None, max: None, bytes: 0 };
         Some(Open {
             definition: Definition {
+                source_stream: ["public".to_owned(), "t".to_owned()],
                 sync_mode: SyncMode::Cdc,
                 key: vec!["id".to_owned()],
                 cursor: Vec::new(),
                 filter: None,
                 partition: Vec::new(),
-                columns: vec![("id".to_owned(), "int64".to_owned())],
+                columns: vec![DefinedColumn {
+                    name: "id".to_owned(),
+                    column_type: "int64".to_owned(),
+                    identity: "1".to_owned(),
+                }],
             },
             fingerprint: Fingerprint::default(),
             snapshot: json!(snapshot),
