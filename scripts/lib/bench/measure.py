@@ -21,6 +21,8 @@ class Run(NamedTuple):
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
+    # What it wrote to standard error.
+    said: str = ""
 
     def to_json(self):
         return {
@@ -31,7 +33,7 @@ class Run(NamedTuple):
 
 
 def run(command, **options):
-    """Runs a command to its end with its output thrown away. Fails where the command does."""
+    """Runs a command to its end with its results thrown away. Fails where the command does."""
     command = [str(part) for part in command]
     with tempfile.TemporaryFile() as said:
         started = time.monotonic()
@@ -46,12 +48,12 @@ def run(command, **options):
             raise
         seconds = time.monotonic() - started
         child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != 0:
-            said.seek(0)
-            words = said.read()[-2000:].decode(errors="replace")
-            raise host.Failure(f"`{' '.join(command)}` ended with {child.returncode}:\n{words}")
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    if child.returncode != 0:
+        raise host.Failure(f"`{' '.join(command)}` ended with {child.returncode}:\n{words[-2000:]}")
     # Linux counts ru_maxrss in KiB.
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, words)
 
 
 def median(runs, what="seconds"):

@@ -109,8 +109,8 @@ def peers(results):
 def resume(results):
     yield f"## Resuming, `trips`, {results['rows']:,} rows\n"
     yield (
-        "A sync is killed (`kill -9`) once a share of its rows is committed, and run again. Rows read are as the server"
-        " counts them, so rows that were on their way when the process died count too.\n"
+        "A sync is killed (`kill -9`) once a share of its rows is committed, and run again. Rows read before are as the"
+        " server counts them, so rows that were on their way when the process died count too.\n"
     )
     rows = [
         [
