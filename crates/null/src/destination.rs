@@ -214,6 +214,7 @@ mod tests {
         let commit = || StreamCommit::new(id.clone(), 1, "u".to_owned());
         let plan = vec![Chunk { number: 0, relation: None, min: None, max: None, bytes: 0 }];
         let definition = Definition {
+            source_stream: ["public".to_owned(), "t".to_owned()],
             sync_mode: SyncMode::FullRefresh,
             key: Vec::new(),
             cursor: Vec::new(),

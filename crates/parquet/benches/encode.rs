@@ -4,6 +4,8 @@
 //! `cargo bench -p lakeward-parquet --bench encode [-- ROUNDS]` prints CPU seconds per million rows and the size
 //! of the file, each as a median over rounds taken in turn, and the ratio to the writer of this crate.
 
+#![allow(clippy::unwrap_used, reason = "a bench that cannot go on should stop where it stands")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

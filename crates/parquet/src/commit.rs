@@ -147,7 +147,6 @@ impl Held {
             generation: fold.generation,
             open: None,
             chunk: None,
-            verified: Vec::new(),
             add: Vec::new(),
             remove: Vec::new(),
             swap: None,
@@ -168,7 +167,6 @@ impl Held {
         let mut record = self.repeat();
         record.unit = Some(commit.unit.clone());
         record.generation = commit.generation;
-        record.verified.clone_from(&commit.verified);
         record.chunk = commit.chunk.clone().map(|(number, done)| ChunkDone { number, done });
         if commit.global.is_some() {
             record.global.clone_from(&commit.global);

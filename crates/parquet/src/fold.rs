@@ -109,15 +109,8 @@ impl Fold {
             };
             self.files.insert(added.path.clone(), file);
         }
-        if let Some(open) = &mut self.open {
-            for number in &record.verified {
-                if let Some(done) = open.done.get_mut(number) {
-                    done.snapshot = open.snapshot.clone();
-                }
-            }
-            if let Some(chunk) = &record.chunk {
-                open.done.insert(chunk.number, chunk.done.clone());
-            }
+        if let (Some(open), Some(chunk)) = (&mut self.open, &record.chunk) {
+            open.done.insert(chunk.number, chunk.done.clone());
         }
 
         if let Some(swap) = &record.swap {
@@ -184,7 +177,7 @@ impl Fold {
 mod tests {
     use super::*;
     use crate::record::{AddedFile, ChunkDone, Kind, Open, VERSION};
-    use lakeward_core::SyncMode;
+    use lakeward_core::{DefinedColumn, SyncMode};
     use serde_json::json;
 
     fn record(number: u64, generation: u32) -> Record {
@@ -202,7 +195,6 @@ mod tests {
             generation,
             open: None,
             chunk: None,
-            verified: Vec::new(),
             add: Vec::new(),
             remove: Vec::new(),
             swap: None,
@@ -220,12 +212,17 @@ mod tests {
         let chunk = |number: &u32| Chunk { number: *number, relation: None, min: None, max: None, bytes: 0 };
         Some(Open {
             definition: Definition {
+                source_stream: ["public".to_owned(), "t".to_owned()],
                 sync_mode: SyncMode::Cdc,
                 key: vec!["id".to_owned()],
                 cursor: Vec::new(),
                 filter: None,
                 partition: Vec::new(),
-                columns: vec![("id".to_owned(), "int64".to_owned())],
+                columns: vec![DefinedColumn {
+                    name: "id".to_owned(),
+                    column_type: "int64".to_owned(),
+                    identity: "1".to_owned(),
+                }],
             },
             fingerprint: Fingerprint::default(),
             snapshot: json!(snapshot),
@@ -272,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_backfill_keeps_chunks_of_its_plan_and_retags_verified_ones() {
+    fn a_resumed_backfill_keeps_the_chunks_of_its_plan() {
         let mut records = vec![
             Record { open: open("s1", &[0, 1, 2]), ..record(1, 1) },
             Record { chunk: done(0, "s1"), add: vec![add("c0", 1)], ..record(2, 1) },
@@ -283,7 +280,6 @@ mod tests {
         assert_eq!(fold(&records).head().rows, 8);
         records.push(Record {
             open: open("s2", &[0, 1]),
-            verified: vec![1],
             remove: vec!["change".to_owned(), "c2".to_owned()],
             position: Some(Position(json!("0/2"))),
             ..record(6, 1)
@@ -291,7 +287,7 @@ mod tests {
         let folded = fold(&records);
         let open = folded.open.as_ref().unwrap();
         assert_eq!(open.done.keys().copied().collect::<Vec<_>>(), vec![0, 1]);
-        assert_eq!((&open.done[&0].snapshot, &open.done[&1].snapshot), (&json!("s1"), &json!("s2")));
+        assert_eq!((&open.done[&0].snapshot, &open.done[&1].snapshot), (&json!("s1"), &json!("s1")));
         assert_eq!(folded.files.keys().collect::<Vec<_>>(), vec!["c0", "c1"]);
         assert_eq!(folded.head().progress.position, Some(Position(json!("0/2"))));
     }

@@ -63,8 +63,6 @@ pub(crate) struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chunk: Option<ChunkDone>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) verified: Vec<u32>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) add: Vec<AddedFile>,
     /// Paths of files that are no longer part of the stream. Those of a whole dropped or replaced generation are
     /// not listed.

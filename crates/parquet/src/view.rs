@@ -60,7 +60,7 @@ impl<'a> View<'a> {
     }
 
     fn columns(&self) -> impl Iterator<Item = &'a str> {
-        self.definition.columns.iter().map(|(name, _)| name.as_str())
+        self.definition.columns.iter().map(|column| column.name.as_str())
     }
 
     fn is_key(&self, column: &str) -> bool {
@@ -236,15 +236,22 @@ fn escape_glob(directory: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lakeward_core::DefinedColumn;
 
     fn definition(sync_mode: SyncMode, key: &[&str]) -> Definition {
+        let column = |name: &str| DefinedColumn {
+            name: name.to_owned(),
+            column_type: "text".to_owned(),
+            identity: name.to_owned(),
+        };
         Definition {
+            source_stream: ["public".to_owned(), "t".to_owned()],
             sync_mode,
             key: key.iter().map(|name| (*name).to_owned()).collect(),
             cursor: Vec::new(),
             filter: None,
             partition: Vec::new(),
-            columns: ["id", "it's \"x\""].map(|name| (name.to_owned(), "text".to_owned())).to_vec(),
+            columns: ["id", "it's \"x\""].map(column).to_vec(),
         }
     }
 

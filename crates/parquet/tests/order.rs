@@ -1,5 +1,11 @@
 //! The order of writes, fsyncs, link and rename, as the kernel saw it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should stop where it stands"
+)]
+
 mod support;
 
 use std::path::Path;

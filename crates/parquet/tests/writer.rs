@@ -1,5 +1,12 @@
 //! What the writer puts into files: types, bounds of memory and size, partitions.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::single_range_in_vec_init,
+    reason = "a test that cannot go on should stop where it stands"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, HashSet};

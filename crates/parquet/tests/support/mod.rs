@@ -21,10 +21,12 @@ use serde_json::{Map, json};
 pub(crate) fn column(name: &str, column_type: ColumnType) -> Column {
     Column {
         name: name.to_owned(),
+        identity: name.to_owned(),
         column_type,
         source_type: String::new(),
         nullable: true,
         generated: false,
+        existing_default: false,
         unique: false,
         comment: None,
         suggested_type: None,

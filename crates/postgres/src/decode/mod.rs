@@ -1,4 +1,25 @@
 //! From COPY's rows on the wire to Arrow columns, in place: no row object, no value per cell.
+//!
+//! Guaranteed: text and binary of the same row become the same columns, a value is exact or it is replaced as
+//! its column's policy says, counted and kept in `_lw_rescued` in the server's own text, and no input, whole or
+//! torn, makes the decoder panic or report fewer rows than it was given.
+
+mod array;
+mod binary;
+mod cell;
+mod columns;
+mod numeric;
+mod output;
+mod plan;
+mod rescue;
+mod rows;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod text;
+mod time;
+
+pub use rows::RowDecoder;
 
 use lakeward_core::{ColumnType, OnBadValue};
 use serde::{Deserialize, Serialize};
@@ -53,7 +74,8 @@ pub enum PgType {
     Text,
     /// Everything else: text format only, the server's text output kept as it is.
     TextOnly,
-    /// An array; elements as the inner type. `delimiter` is `,` but for box (`;`).
+    /// An array of scalars, separated by commas in its text. `box[]` (semicolons) and the vectors `int2vector` and
+    /// `oidvector` (spaces, from 0) print otherwise and are [`TextOnly`](Self::TextOnly).
     Array(Box<PgType>),
 }
 

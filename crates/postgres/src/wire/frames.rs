@@ -1,0 +1,155 @@
+//! Messages of the server, cut out of a large buffer in place.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use lakeward_core::{Error, ErrorKind, Result};
+
+use super::socket::{ReadHalf, Socket};
+
+const BUFFER: usize = 256 << 10;
+/// A read of less than this drained the socket.
+const SHORT_READ: usize = 64 << 10;
+/// How long data gathers after a short read. The server sends in pieces of 8 KiB; woken by each of them, the
+/// reader would take the core that the server needs.
+const NAP: Duration = Duration::from_micros(200);
+/// Tag and length.
+const HEADER: usize = 5;
+/// The most that PostgreSQL sends in one message.
+const MAX_BODY: usize = 1 << 30;
+
+/// Whether data is left to gather.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// The answer is waited for.
+    Prompt,
+    /// A stream that is worth more in large pieces.
+    Bulk,
+}
+
+/// The messages of one connection.
+#[derive(Debug)]
+pub(super) struct Frames {
+    half: ReadHalf,
+    buffer: Vec<u8>,
+    /// What of `buffer` was received and not taken yet.
+    received: Range<usize>,
+    pace: Pace,
+    drained: bool,
+    timeout: Duration,
+}
+
+impl Frames {
+    pub(super) fn new(half: ReadHalf, timeout: Duration) -> Self {
+        Self { half, buffer: vec![0; BUFFER], received: 0..0, pace: Pace::Prompt, drained: false, timeout }
+    }
+
+    pub(super) fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+        self.drained = false;
+    }
+
+    pub(super) fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        self.timeout = timeout;
+        self.half.set_timeout(timeout)
+    }
+
+    pub(super) fn try_clone_socket(&self) -> io::Result<Socket> {
+        self.half.try_clone_socket()
+    }
+
+    /// The tag of the next message, and how long its body is, before all of it is received.
+    pub(super) fn peek(&mut self) -> Result<(u8, usize)> {
+        self.receive(HEADER)?;
+        let Some([tag, l0, l1, l2, l3]) = self.buffer[self.received.clone()].first_chunk::<HEADER>() else {
+            return Err(Error::bug("a header was received and is not there"));
+        };
+        let tag = *tag;
+        // The length counts itself; one below that wraps to more than is ever sent.
+        let body = (u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize).wrapping_sub(4);
+        if body > MAX_BODY {
+            return Err(Error::new(ErrorKind::Connection, "the server does not speak PostgreSQL's protocol")
+                .hint("check host and port"));
+        }
+        Ok((tag, body))
+    }
+
+    /// Whether a message needs more than the buffer that is always there.
+    pub(super) fn is_large(length: usize) -> bool {
+        length > BUFFER - HEADER
+    }
+
+    /// Takes the next message; its body stands in [`body`](Self::body) until the next call.
+    pub(super) fn next(&mut self) -> Result<(u8, Range<usize>)> {
+        let (tag, length) = self.peek()?;
+        self.receive(HEADER + length)?;
+        let start = self.received.start + HEADER;
+        self.received.start = start + length;
+        Ok((tag, start..start + length))
+    }
+
+    /// The bytes of a message that was taken last.
+    pub(super) fn body(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+
+    /// Reads until `length` bytes stand there.
+    fn receive(&mut self, length: usize) -> Result<()> {
+        if self.received.len() >= length {
+            return Ok(());
+        }
+        self.make_room(length);
+        while self.received.len() < length {
+            if self.drained && self.pace == Pace::Bulk {
+                std::thread::sleep(NAP);
+            }
+            match self.half.read(&mut self.buffer[self.received.end..]) {
+                Ok(0) => {
+                    return Err(Error::new(ErrorKind::Connection, "the server closed the connection"));
+                }
+                Ok(count) => {
+                    self.received.end += count;
+                    self.drained = count < SHORT_READ;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.read_error(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the buffer hold `length` bytes from where the next message starts. One that grew for a large
+    /// message is given back after it.
+    fn make_room(&mut self, length: usize) {
+        if self.received.is_empty() {
+            self.received = 0..0;
+            if self.buffer.len() > BUFFER && length <= BUFFER {
+                self.buffer = vec![0; BUFFER];
+            }
+        }
+        // A read into the last corner of the buffer would be short without the socket being drained.
+        if self.buffer.len() - self.received.start < length
+            || self.buffer.len() - self.received.end < SHORT_READ
+        {
+            self.buffer.copy_within(self.received.clone(), 0);
+            self.received = 0..self.received.len();
+        }
+        if self.buffer.len() < length {
+            self.buffer.reserve_exact(length - self.buffer.len());
+            self.buffer.resize(length, 0);
+        }
+    }
+
+    fn read_error(&self, error: io::Error) -> Error {
+        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            let seconds = self.timeout.as_secs_f64();
+            return Error::new(
+                ErrorKind::Connection,
+                format!("nothing came from the server for {seconds} s"),
+            )
+            .hint("the connection is half-open, or the query waits for a lock for longer than the limit");
+        }
+        Error::new(ErrorKind::Connection, "the connection to the server broke").source(error)
+    }
+}
