@@ -328,6 +328,7 @@ mod tests {
         let mut commit = StreamCommit::new(id, 1, "open".to_owned());
         commit.open = Some(OpenStep {
             definition: Definition {
+                source_stream: ["public".to_owned(), "t".to_owned()],
                 sync_mode: SyncMode::Cdc,
                 key: Vec::new(),
                 cursor: Vec::new(),

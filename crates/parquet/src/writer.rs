@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use lakeward_core::{
@@ -79,7 +79,6 @@ struct Unit {
     staging: PathBuf,
     prefix: String,
     file_schema: SchemaRef,
-    data_schema: SchemaRef,
     partitioner: Partitioner,
     read: Sequence,
     synced_at: i64,
@@ -127,7 +126,6 @@ impl Unit {
             prefix: ulid::Ulid::new().to_string(),
             partitioner: Partitioner::new(&spec.stream.partition, &file_schema)?,
             file_schema,
-            data_schema: Arc::new(columns.arrow()),
             read: Sequence::read(spec.generation, spec.read_position),
             synced_at: jiff::Timestamp::now().as_microsecond(),
             properties: None,
@@ -156,9 +154,6 @@ impl Unit {
         if let Some(reservation) = batch.reservation.take() {
             self.share.add(reservation);
         }
-        if batch.rows.num_columns() < self.data_schema.fields().len() {
-            batch.rows = self.with_retired(batch.rows)?;
-        }
         let rows = SystemColumns::attach(&self.file_schema, batch, &self.read, self.synced_at)?;
         if rows.num_rows() > 0 {
             if self.crowd.sorting {
@@ -173,18 +168,6 @@ impl Unit {
             }
         }
         self.settle_memory()
-    }
-
-    /// Columns that the source no longer has.
-    fn with_retired(&self, rows: RecordBatch) -> Result<RecordBatch> {
-        let count = rows.num_rows();
-        let mut columns = rows.columns().to_vec();
-        for field in &self.data_schema.fields()[columns.len()..] {
-            columns.push(new_null_array(field.data_type(), count));
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        RecordBatch::try_new_with_options(self.data_schema.clone(), columns, &options)
-            .map_err(|e| Error::bug("a batch does not have its stream's schema").source(e))
     }
 
     fn route(&mut self, rows: RecordBatch) -> Result<()> {
