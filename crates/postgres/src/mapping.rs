@@ -122,6 +122,10 @@ pub(crate) fn map(types: &Types, mut type_oid: u32, mut typmod: i32, unconstrain
     Mapped { pg_type, column_type, unconstrained: type_oid == oid::NUMERIC && typmod == -1, ordered }
 }
 
+/// The widest decimal that a column gets without being asked for. Wider ones exist, but one engine refuses files
+/// that hold them and another reads them as doubles.
+const WIDEST_DECIMAL: u8 = 38;
+
 /// `numeric(p,s)`; `None` without precision or where no decimal is wide enough.
 fn numeric(typmod: i32) -> Option<ColumnType> {
     if typmod < 4 {
@@ -138,8 +142,7 @@ fn numeric(typmod: i32) -> Option<ColumnType> {
     } else {
         (precision, scale)
     };
-    let precision =
-        u8::try_from(precision).ok().filter(|p| (1..=ColumnType::MAX_DECIMAL_PRECISION).contains(p))?;
+    let precision = u8::try_from(precision).ok().filter(|p| (1..=WIDEST_DECIMAL).contains(p))?;
     Some(ColumnType::Decimal { precision, scale: u8::try_from(scale).ok()? })
 }
 
