@@ -10,6 +10,7 @@ mod memory;
 mod network;
 mod resume;
 mod rewrites;
+#[allow(dead_code, reason = "shared with the tests of failpoints")]
 mod scene;
 mod servers;
 mod signals;
