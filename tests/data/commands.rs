@@ -284,7 +284,7 @@ async fn files_status_and_peek_show_what_is_there(version: Version) {
 
     let output = project.run(&["peek", visible[0].to_str().unwrap(), "-n", "3"]).await.unwrap();
     output.assert_ok();
-    for expected in ["_lw_op", "_lw_rescued", "id", "Int32", "2024-01-01"] {
+    for expected in ["_lw_op", "_lw_rescued", "id", "Int32", "2024-"] {
         assert!(output.stdout.contains(expected), "{expected} in {}", output.stdout);
     }
     let garbage = project.file("garbage.parquet");

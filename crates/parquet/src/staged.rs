@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use lakeward_core::{Error, Result, failpoint};
+use lakeward_core::{Error, ErrorKind, Result, failpoint};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -59,11 +59,17 @@ impl StagedFile {
         schema: &SchemaRef,
         properties: Arc<WriterProperties>,
     ) -> Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|e| io_error("create a file", &path, e))?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| match e.kind() {
+                // A later run empties the staging of those before it.
+                io::ErrorKind::NotFound => {
+                    Error::new(ErrorKind::Conflict, "another run has taken this stream over: staging is gone")
+                        .at("path", path.display())
+                        .source(e)
+                        .hint("let only one run at a time work on a pipeline")
+                }
+                _ => io_error("create a file", &path, e),
+            })?;
         let target = Hashed { file, hash: Sha256::new(), bytes: 0 };
         let writer = ArrowWriter::try_new(target, schema.clone(), Some(properties.as_ref().clone()))
             .map_err(|e| parquet_error(&path, e))?;
