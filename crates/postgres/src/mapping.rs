@@ -186,8 +186,8 @@ mod tests {
         assert_eq!(numeric(typmod(10, 2)), decimal(10, 2));
         assert_eq!(numeric(typmod(5, -3)), decimal(8, 0));
         assert_eq!(numeric(typmod(3, 5)), decimal(5, 5));
-        assert_eq!(numeric(typmod(76, 0)), decimal(76, 0));
-        assert_eq!(numeric(typmod(77, 0)), None);
+        assert_eq!(numeric(typmod(38, 0)), decimal(38, 0));
+        assert_eq!(numeric(typmod(39, 0)), None);
         assert_eq!(numeric(typmod(1000, 1000)), None);
         assert_eq!(numeric(-1), None);
     }
