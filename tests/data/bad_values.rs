@@ -20,10 +20,11 @@ on_each_version!(
 
 /// A row of good values, then bad ones.
 const BAD: &str = "
-    CREATE TABLE bad (id int PRIMARY KEY, d date, ts timestamp, tz timestamptz, t time, n numeric(6,2), wide numeric(50,2),
+    CREATE TABLE bad (id int PRIMARY KEY, d date, ts timestamp, tz timestamptz, t time, n numeric(6,2), wide numeric(30,2),
         da date[], tza timestamptz[], ta time[], na numeric(4,1)[], grid int[], shifted text[], \"odd \"\"/~name\" date);
     INSERT INTO bad VALUES (1, '2024-01-01', '2024-01-01 01:02:03', '2024-01-01 01:02:03+00', '01:02:03', 1.50, 2.50,
-        '{2024-01-01,NULL}', '{\"2024-01-01 00:00+00\"}', '{00:00}', '{1.5,NULL}', '{1,2}', '{a,b}', '2024-01-01'), (0);
+        '{2024-01-01,NULL}', '{\"2024-01-01 00:00+00\"}', '{00:00}', '{1.5,NULL}', '{1,2}', '{a,b}', '2024-01-01');
+    INSERT INTO bad (id) VALUES (0);
     INSERT INTO bad (id, d, ts, tz, t, n, wide) VALUES
         (10, 'infinity', 'infinity', 'infinity', '24:00', 'NaN', 'NaN'),
         (11, '-infinity', '-infinity', '-infinity', '24:00', 'NaN', 'NaN'),

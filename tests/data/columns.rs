@@ -107,7 +107,7 @@ async fn tables_of_1600_columns(version: Version) {
         columns.join(", "),
         values.join(", ")
     );
-    let sql = sql.replace(", c1599 = NULL", ", c1598 = 'last', c4 = id::text");
+    let sql = sql.replace(", c1599 = NULL", ", c1598 = 2.5, c4 = id::text");
     for format in ["text", "binary"] {
         let pipeline = Pipeline::with(version, json!({ "copy_format": format }), &sql).await;
         pipeline.sync().await;

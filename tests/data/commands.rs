@@ -191,7 +191,7 @@ async fn views_say_what_the_reconciler_says(version: Version) {
         "CREATE TABLE keyed (id int, part text, v text, l text[], at timestamptz, n numeric(9,2), \"Odd \"\"name'\" int, PRIMARY KEY (id, part));
          INSERT INTO keyed SELECT g, CASE WHEN g % 2 = 0 THEN 'a' ELSE 'b''c' END, 'v' || g, ARRAY[g::text, NULL], timestamptz '2024-01-01 00:00+00' + g * interval '1 s', g / 4.0, g FROM generate_series(1, 500) g;
          CREATE TABLE keyless (n int, v text); INSERT INTO keyless SELECT g / 2, 'x' FROM generate_series(1, 100) g;
-         CREATE TABLE refreshed (id int PRIMARY KEY, u uuid, d date); INSERT INTO refreshed SELECT g, md5(g::text)::uuid, date '2024-01-01' + g FROM generate_series(1, 100) g",
+         CREATE TABLE refreshed (id int PRIMARY KEY, u text, d date); INSERT INTO refreshed SELECT g, md5(g::text), date '2024-01-01' + g FROM generate_series(1, 100) g",
     )
     .await;
     pipeline.project.select_only(&["refreshed"], json!({})).unwrap();
@@ -284,13 +284,13 @@ async fn files_status_and_peek_show_what_is_there(version: Version) {
 
     let output = project.run(&["peek", visible[0].to_str().unwrap(), "-n", "3"]).await.unwrap();
     output.assert_ok();
-    for expected in ["_lw_op", "_lw_rescued", "id", "int32", "2024-01-01"] {
+    for expected in ["_lw_op", "_lw_rescued", "id", "Int32", "2024-"] {
         assert!(output.stdout.contains(expected), "{expected} in {}", output.stdout);
     }
     let garbage = project.file("garbage.parquet");
     std::fs::write(&garbage, "PAR1 no").unwrap();
     let output = project.run(&["peek", garbage.to_str().unwrap()]).await.unwrap();
-    assert!(matches!(output.code, Some(2 | 6)), "{}", output.stderr);
+    assert_eq!(output.code, Some(5), "{}", output.stderr);
 
     let output = project.run(&["spec", "postgres"]).await.unwrap();
     output.assert_ok();

@@ -102,12 +102,12 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
         project
             .write("source.json", &db.source_config(json!({ "username": role, "password": WRONG })))
             .unwrap();
-        for command in ["check", "discover", "sync"] {
-            run(&[command], Some(2)).await;
+        for (command, code) in [("check", Some(4)), ("discover", Some(2)), ("sync", Some(2))] {
+            run(&[command], code).await;
         }
         let url = format!("postgresql://{role}:{WRONG}@127.0.0.1:{}/{}", db.server().port(), db.name());
         project.write("source.json", &json!({ "type": "postgres", "url": url })).unwrap();
-        run(&["check"], Some(2)).await;
+        run(&["check"], Some(4)).await;
         // A server that is not there.
         let nowhere = format!("postgresql://{role}:{WRONG}@127.0.0.1:1/{}", db.name());
         project

@@ -104,9 +104,10 @@ async fn servers_that_cannot_be_trusted_are_refused() {
     );
     let output = missing.run(&["check"]).await.unwrap();
     output.assert_code(2);
-    assert!(output.stderr.contains("/nonexistent/ca.pem"), "{}", output.stderr);
+    assert!(output.stderr.contains("ssl.server_ca"), "{}", output.stderr);
     let garbage = project(&db, json!({ "mode": "verify-full", "server_ca": "no certificate" }), "localhost");
-    garbage.run(&["check"]).await.unwrap().assert_code(2);
+    garbage.run(&["check"]).await.unwrap().assert_code(4);
+    garbage.run(&["discover"]).await.unwrap().assert_code(2);
 }
 
 /// Another address of the server, which is not in its certificate: its port.

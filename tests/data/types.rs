@@ -98,7 +98,7 @@ async fn f15_numeric_extremes(version: Version) {
         (9, '1e100000', 100, 100.01, 1, 1, 1, 1, 0.1, 1, 1, 1, 1, 1, 499, 1, 1, 0, 0),
         (10, '-0.00', -0.004, -0.00004, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
         CREATE TABLE near (id int PRIMARY KEY, exact numeric(20,0), free numeric);
-        INSERT INTO near SELECT g, 9223372036854775807 + g, (9223372036854775807 + g) / 1000.0 FROM generate_series(-500, 500) g;
+        INSERT INTO near SELECT g, 9223372036854775807::numeric + g, (9223372036854775807::numeric + g) / 1000.0 FROM generate_series(-500, 500) g;
         CREATE TABLE groups (id int PRIMARY KEY, n numeric(40,20), free numeric);
         INSERT INTO groups SELECT g, ('1e' || (g % 40 - 20))::numeric * (1 - 2 * (g % 2)), ('1e' || (g - 60))::numeric
             FROM generate_series(0, 120) g",
@@ -191,7 +191,7 @@ async fn f17_extension_types(version: Version) {
         CREATE SCHEMA elsewhere;
         CREATE EXTENSION hstore; CREATE EXTENSION citext SCHEMA elsewhere; CREATE EXTENSION ltree; CREATE EXTENSION cube;
         CREATE TABLE extended (id int PRIMARY KEY, h hstore, c elsewhere.citext, l ltree, q cube, hs hstore[], cs elsewhere.citext[]);
-        INSERT INTO extended VALUES (0), (1, 'a=>1, "b c"=>NULL, "q\"uote"=>"x,y"', 'MiXed', 'Top.Science', '(1,2),(3.5,4)',
+        INSERT INTO extended VALUES (0); INSERT INTO extended VALUES (1, 'a=>1, "b c"=>NULL, "q\"uote"=>"x,y"', 'MiXed', 'Top.Science', '(1,2),(3.5,4)',
             ARRAY['a=>1'::hstore, ''::hstore, NULL], ARRAY['A', 'a,"b"', NULL]), (2, '', '', '', '0', '{}', '{}')"#;
     same_in_both_formats(version, sql, &["extended"]).await;
 }
@@ -199,7 +199,7 @@ async fn f17_extension_types(version: Version) {
 async fn binary_json_and_uuid(version: Version) {
     let sql = r#"
         CREATE TABLE documents (id int PRIMARY KEY, j json, jb jsonb, u uuid, by bytea);
-        INSERT INTO documents VALUES (0),
+        INSERT INTO documents VALUES (0); INSERT INTO documents VALUES
         (1, '  {"b" : 1,  "a":1.50, "a":2, "é": "\u00e9\n\\", "big": 12345678901234567890.123456789012345678901234567890} ',
             '  {"b" : 1,  "a":1.50, "a":2, "é": "\u00e9\n\\", "big": 12345678901234567890.123456789012345678901234567890} ',
             'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '\x'),

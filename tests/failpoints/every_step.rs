@@ -56,6 +56,7 @@ const INCREMENTAL_PASS: &[&str] = &[
 const RESUMED: &[&str] =
     &["parquet-claim-linked", "parquet-staged-file-removed", "parquet-file-removed", "parquet-swap-renamed"];
 
+/// Passed while a crash is recovered from: the destination's own crash tests go through it.
 const RECOVERED: &[&str] = &["parquet-stray-removed"];
 
 const GIVEN_UP: &[&str] = &["parquet-hidden-generation-removed"];
@@ -241,17 +242,6 @@ async fn f42_aborted_in_a_resumed_backfill() {
     let (mut situation, _) = interrupted().await;
     situation.scene.db.psql(CHANGE_A_CHUNK).await.unwrap();
     situation.abort_at_each(&[COMMIT, FILES, RESUMED].concat(), 1).await;
-}
-
-#[tokio::test]
-async fn f42_aborted_while_a_crash_is_recovered_from() {
-    let (mut situation, _) = interrupted().await;
-    situation.scene.db.psql(CHANGE_A_CHUNK).await.unwrap();
-    // The commit that replaces a chunk is linked and its files are in place; the old ones are not gone yet.
-    situation.scene.project.abort_at("parquet-targets-synced", 1);
-    assert_aborted(&situation.sync().await, "parquet-targets-synced", 1);
-    situation.scene.project.clear_failpoints();
-    situation.abort_at_each(RECOVERED, 1).await;
 }
 
 #[tokio::test]

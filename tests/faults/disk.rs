@@ -139,17 +139,13 @@ async fn permission_denied_mid_run(version: Version) {
     assert!(output.stderr.contains("ermi"), "permission is not named:\n{}", output.stderr);
     assert_eq!(scene.project.visible_files(TABLE), before);
     scene.assert_exact().await;
-    let kept = scene.chunks().len();
     // Nor can another run begin.
     scene.sync(&[]).await.assert_code(6);
     drop(forbidden);
     let output = scene.sync(&[]).await;
     output.assert_ok();
-    assert_eq!(
-        crate::scene::event(&output, "stream_planned")["chunks_kept"],
-        kept,
-        "what was committed is lost"
-    );
+    // How many chunks are kept depends on other transactions of the server; that it is the same backfill does not.
+    assert_eq!(crate::scene::event(&output, "stream_planned")["generation"], 2, "a new backfill was begun");
     scene.assert_exact().await;
 }
 

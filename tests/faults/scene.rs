@@ -115,7 +115,7 @@ import sys, duckdb
 files = ', '.join(\"'\" + name.replace(\"'\", \"''\") + \"'\" for name in sys.argv[1:])
 system = '_lw_op, _lw_seq, _lw_commit_ts, _lw_synced_at, _lw_unchanged, _lw_rescued'
 log = f'(SELECT * EXCLUDE ({system}) FROM read_parquet([{files}], union_by_name = true, hive_partitioning = false))'
-print(duckdb.sql(f'SELECT (SELECT count(*) FROM {log}) - (SELECT count(*) FROM (SELECT DISTINCT * FROM {log}))').fetchone()[0])";
+print(duckdb.connect().execute(f'SELECT (SELECT count(*) FROM {log}) - (SELECT count(*) FROM (SELECT DISTINCT * FROM {log}))').fetchone()[0])";
         let files = self.project.visible_files(TABLE);
         let mut command = tokio::process::Command::new(python::interpreter().unwrap());
         let output = command.args(["-c", script]).args(files).output().await.unwrap();

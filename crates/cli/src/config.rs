@@ -1,7 +1,7 @@
 //! Reading config files: JSON or YAML, with `${VAR}` and `file:///…` resolved in every string.
 //!
-//! Guaranteed: no error of this module holds a value from a config, a variable or a named file. Errors name the
-//! file and the field.
+//! Guaranteed: no error of this module holds a value from a config, a variable or a named file, except the
+//! connector's name in `type`. Errors name the file and the field.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -69,7 +69,7 @@ impl StreamRun {
         let rewritten = head
             .fingerprint
             .as_ref()
-            .is_none_or(|fingerprint| fingerprint.relations != session.fingerprint.relations);
+            .is_none_or(|fingerprint| fingerprint.storage != session.fingerprint.storage);
         let widened = match evolution(before, &stream, rewritten)? {
             Evolution::Unchanged => false,
             Evolution::Widened => true,

@@ -83,6 +83,10 @@ pub(crate) fn partition_dir(field: &str, value: Option<&str>) -> String {
         Some(value) => {
             let room = MAX_NAME.saturating_sub(field.len());
             let mut escaped = escape_value(value);
+            // A text that says so is no null.
+            if escaped == NULL_PARTITION {
+                escaped.replace_range(..1, "%5F");
+            }
             if escaped.len() > room {
                 escaped.truncate(room);
                 escaped.push('~');

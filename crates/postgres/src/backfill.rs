@@ -319,7 +319,12 @@ async fn fingerprint(
     if stored.is_empty() {
         stored.insert(String::new(), token.to_owned());
     }
-    Ok(Fingerprint { schema, relations: stored })
+    let files: Vec<String> = relations
+        .iter()
+        .filter(|relation| relation.heap)
+        .map(|relation| format!("{}:{}", relation.oid, relation.filenode.unwrap_or_default()))
+        .collect();
+    Ok(Fingerprint { schema, storage: hash(&files), relations: stored })
 }
 
 fn hash(lines: &[String]) -> String {

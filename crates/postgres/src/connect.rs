@@ -174,6 +174,8 @@ impl Connector {
             ("bytea_output", "hex"),
             ("lc_monetary", "C"),
             ("xmlbinary", "base64"),
+            // It would quote the names in regclass and its kin.
+            ("quote_all_identifiers", "off"),
             ("client_encoding", "UTF8"),
             ("statement_timeout", "0"),
             ("idle_in_transaction_session_timeout", "0"),

@@ -122,6 +122,10 @@ pub(crate) fn map(types: &Types, mut type_oid: u32, mut typmod: i32, unconstrain
     Mapped { pg_type, column_type, unconstrained: type_oid == oid::NUMERIC && typmod == -1, ordered }
 }
 
+/// The widest decimal that a column gets without being asked for. Wider ones exist, but one engine refuses files
+/// that hold them and another reads them as doubles.
+const WIDEST_DECIMAL: u8 = 38;
+
 /// `numeric(p,s)`; `None` without precision or where no decimal is wide enough.
 fn numeric(typmod: i32) -> Option<ColumnType> {
     if typmod < 4 {
@@ -138,8 +142,7 @@ fn numeric(typmod: i32) -> Option<ColumnType> {
     } else {
         (precision, scale)
     };
-    let precision =
-        u8::try_from(precision).ok().filter(|p| (1..=ColumnType::MAX_DECIMAL_PRECISION).contains(p))?;
+    let precision = u8::try_from(precision).ok().filter(|p| (1..=WIDEST_DECIMAL).contains(p))?;
     Some(ColumnType::Decimal { precision, scale: u8::try_from(scale).ok()? })
 }
 
@@ -183,8 +186,8 @@ mod tests {
         assert_eq!(numeric(typmod(10, 2)), decimal(10, 2));
         assert_eq!(numeric(typmod(5, -3)), decimal(8, 0));
         assert_eq!(numeric(typmod(3, 5)), decimal(5, 5));
-        assert_eq!(numeric(typmod(76, 0)), decimal(76, 0));
-        assert_eq!(numeric(typmod(77, 0)), None);
+        assert_eq!(numeric(typmod(38, 0)), decimal(38, 0));
+        assert_eq!(numeric(typmod(39, 0)), None);
         assert_eq!(numeric(typmod(1000, 1000)), None);
         assert_eq!(numeric(-1), None);
     }

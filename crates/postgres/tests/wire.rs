@@ -333,7 +333,8 @@ async fn a_dropped_stream_and_a_cancelled_one_end_at_the_server() {
     for drop_it in [true, false] {
         let context = context(1 << 20, 64 << 10);
         let sql =
-            "COPY (SELECT n, 'given_up' FROM generate_series(1::int8, 1000000000) n) TO STDOUT".to_owned();
+            "COPY (SELECT n, 'given_up' FROM (SELECT generate_series(1::int8, 1000000000) n) s) TO STDOUT"
+                .to_owned();
         let mut stream = copy_batches(endpoint(), Vec::new(), sql, numbers(), context.clone());
         stream.next().await.unwrap().unwrap();
         if drop_it {
@@ -380,7 +381,8 @@ async fn cancelling_reaches_a_query_that_waits() {
 async fn a_backend_that_is_ended_is_an_error() {
     let context = context(1 << 20, 64 << 10);
     let sql =
-        "COPY (SELECT n, 'ended_soon' FROM generate_series(1::int8, 1000000000) n) TO STDOUT".to_owned();
+        "COPY (SELECT n, 'ended_soon' FROM (SELECT generate_series(1::int8, 1000000000) n) s) TO STDOUT"
+            .to_owned();
     let mut stream = copy_batches(endpoint(), Vec::new(), sql, numbers(), context);
     stream.next().await.unwrap().unwrap();
     tokio::task::spawn_blocking(|| {
@@ -445,12 +447,13 @@ fn binary_prints_as_the_server_does() {
         (P::Jsonb, r#"SELECT '{"b": [1.0, "x\ty"], "a": null}'::jsonb"#.to_owned()),
         (
             array(P::Text),
-            r#"SELECT unnest(ARRAY['{}', '{a,"b c","",NULL,"null","x\"y","back\\slash","{x}"}', '[2:3]={a,b}', '{{a,b},{c,d}}',
-             '[0:1][-1:0][1:1]={{{a},{b}},{{c},{" d"}}}', E'{"tab\there","line\nfeed"}', '{é,"\v","a,b"}'])::text[]"#
+            r#"VALUES ('{}'::text[]), ('{a,"b c","",NULL,"null","x\"y","back\\slash","{x}"}'), ('[2:3]={a,b}'),
+             ('{{a,b},{c,d}}'), ('[0:1][-1:0][1:1]={{{a},{b}},{{c},{" d"}}}'),
+             (ARRAY[E'tab\there', E'line\nfeed', E'v\x0b', E'\f\r', 'é']), (NULL)"#
                 .to_owned(),
         ),
         (array(P::Timestamptz), "SELECT ARRAY[now()::timestamptz(0), 'infinity', NULL, '0044-03-15 BC']".to_owned()),
-        (array(P::Numeric), "SELECT ARRAY[[1.50, NULL], ['NaN', -2]]".to_owned()),
+        (array(P::Numeric), "SELECT ARRAY[[1.50, NULL], ['NaN'::numeric, -2]]".to_owned()),
         (array(P::Bytea), "SELECT ARRAY['\\x00'::bytea, '']".to_owned()),
         (array(P::Bool), "SELECT ARRAY[true, NULL, false]".to_owned()),
         (array(P::Jsonb), r#"SELECT ARRAY['{"a": [1, "b"]}'::jsonb, 'null', '""']"#.to_owned()),

@@ -62,11 +62,10 @@ def canonical(alias, kind):
         kind = kind.replace(element, "TIMESTAMP")
         alias = f"CAST({alias} AS {kind})"
     value = lake.text(alias, kind)
-    # What one engine calls a UUID another calls bytes.
-    if element == "UUID":
-        value = f"replace({value}, '-', '')"
+    # What one engine calls a UUID another calls bytes; in a list it is quoted and escaped too. None of what is
+    # taken out is a hex digit.
     if element in ("UUID", "BLOB"):
-        value = f"replace({value}, '\\x', '')"
+        value = f"regexp_replace({value}, '[-\"\\\\x]', '', 'g')"
     return value
 
 

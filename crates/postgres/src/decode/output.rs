@@ -71,7 +71,7 @@ fn write_float4(value: f32, out: &mut Vec<u8>) -> Option<()> {
     let mantissa = if exponent == 0 { fraction } else { fraction | 0x80_0000 };
     let exact =
         Exact { mantissa: u64::from(mantissa), exponent: exponent.max(1) - 150, power_of_two: fraction == 0 };
-    write_float(value, f64::from(value), exact, 6, out)
+    write_float(value, exact, 6, out)
 }
 
 fn write_float8(value: f64, out: &mut Vec<u8>) -> Option<()> {
@@ -79,17 +79,17 @@ fn write_float8(value: f64, out: &mut Vec<u8>) -> Option<()> {
     let (fraction, exponent) = (bits & 0xf_ffff_ffff_ffff, (bits >> 52 & 0x7ff) as i32);
     let mantissa = if exponent == 0 { fraction } else { fraction | 0x10_0000_0000_0000 };
     let exact = Exact { mantissa, exponent: exponent.max(1) - 1075, power_of_two: fraction == 0 };
-    write_float(value, value, exact, 15, out)
+    write_float(value, exact, 15, out)
 }
 
-/// The shortest digits that read back as the same float, laid out as `%g` would.
-fn write_float<T: Copy + PartialEq + LowerExp + FromStr>(
+/// The shortest digits, laid out as `%g` would from an exponent of `fixed_below` on.
+fn write_float<T: Copy + PartialEq + LowerExp + FromStr + Into<f64>>(
     value: T,
-    wide: f64,
     exact: Exact,
     fixed_below: i32,
     out: &mut Vec<u8>,
 ) -> Option<()> {
+    let wide: f64 = value.into();
     if wide.is_nan() {
         out.extend_from_slice(b"NaN");
         return Some(());
@@ -101,20 +101,33 @@ fn write_float<T: Copy + PartialEq + LowerExp + FromStr>(
         out.extend_from_slice(b"Infinity");
         return Some(());
     }
-    let mut decimal = Decimal::parse(&format!("{value:e}"))?;
-    // The shortest digits may lie exactly between two floats, which read back well where ties go to even.
-    // PostgreSQL does not rely on that and prints more digits.
-    let mut digits = decimal.digits.len();
-    while exact.is_tie(&decimal) && digits < 17 {
-        let text = format!("{value:.digits$e}");
-        digits += 1;
-        if text.parse().is_ok_and(|read: T| read == value) {
-            decimal = Decimal::parse(&text)?;
-        }
-    }
-    decimal.write(fixed_below, out);
+    shortest(value, &exact)?.write(fixed_below, out);
     Some(())
 }
+
+/// As few digits as read back, of those the nearest, and of two as near the even one: PostgreSQL's choice.
+fn shortest<T: Copy + PartialEq + LowerExp + FromStr>(value: T, exact: &Exact) -> Option<Decimal> {
+    let fewest = Decimal::parse(&format!("{value:e}"))?;
+    for count in fewest.digits.len()..=MAX_DIGITS {
+        // Rounds half to even, where the shortest form rounds half up.
+        let text = format!("{value:.*e}", count - 1);
+        let nearest = Decimal::parse(&text)?;
+        let reads_back = text.parse().is_ok_and(|read: T| read == value);
+        // Digits that lie exactly between two floats read back where ties go to even. PostgreSQL does not rely
+        // on that and prints more of them.
+        if reads_back && !exact.is_tie(&nearest) {
+            return Some(nearest);
+        }
+        // Beside a power of two the nearest may be the neighbour's, and another of as many digits not.
+        if count == fewest.digits.len() && !exact.is_tie(&fewest) {
+            break;
+        }
+    }
+    Some(fewest)
+}
+
+/// Digits that every double reads back from.
+const MAX_DIGITS: usize = 17;
 
 /// Decimal digits, the first of them before the point, and a power of ten.
 struct Decimal {
@@ -185,9 +198,10 @@ impl Exact {
         let printed = (0..zeros).fold(i256::from_i128(digits), |value, _| value.wrapping_mul(ten));
         let two = |power: i32| i256::ONE << u8::try_from(power).unwrap_or(0);
         let exact = i256::from_i128(i128::from(self.mantissa)).wrapping_mul(two(self.exponent));
+        // Below a power of two the neighbour is only half as far away.
+        let below = self.power_of_two && printed < exact;
         let distance = printed.wrapping_sub(exact).wrapping_abs();
-        let twice = distance.wrapping_mul(i256::from_i128(2));
-        twice == two(self.exponent) || self.power_of_two && twice == two(self.exponent - 1)
+        distance.wrapping_mul(i256::from_i128(2)) == two(self.exponent - i32::from(below))
     }
 }
 

@@ -61,12 +61,28 @@ impl CancelHandle {
         }
         // First what cannot block. A query that waits or computes would not notice it: hence the request.
         target.socket.shutdown();
-        if let Err(error) = self.request() {
+        self.request();
+    }
+
+    /// Asks the server to end a query that nobody waits for any more, without waiting for it.
+    pub(super) fn abandon(&self) {
+        let handle = self.clone();
+        let spawned = std::thread::Builder::new().name("postgres-cancel".to_owned()).spawn(move || {
+            handle.0.socket.shutdown();
+            handle.request();
+        });
+        if let Err(error) = spawned {
+            tracing::debug!(%error, "no thread can be started to cancel a query");
+        }
+    }
+
+    fn request(&self) {
+        if let Err(error) = self.try_request() {
             tracing::debug!(%error, "a query could not be cancelled at the server");
         }
     }
 
-    fn request(&self) -> Result<()> {
+    fn try_request(&self) -> Result<()> {
         let target = &*self.0;
         let socket = Socket::connect_to(&target.peer, &target.endpoint)
             .or_fail(ErrorKind::Connection, || "cannot connect to cancel".to_owned())?;

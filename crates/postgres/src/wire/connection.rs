@@ -116,9 +116,8 @@ impl Connection {
     pub fn copy_out(
         &mut self,
         sql: &str,
-        on_data: impl FnMut(&[u8]) -> Result<ControlFlow<()>>,
+        mut on_data: impl FnMut(&[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<u64> {
-        let mut on_data = on_data;
         self.copy_to(sql, &mut on_data)
     }
 
@@ -135,11 +134,11 @@ impl Connection {
         let mut done = false;
         let mut failure = None;
         loop {
-            let (tag, length) = self.frames.peek().map_err(|error| self.explain(error, &mut failure))?;
+            let (tag, length) = self.frames.peek().map_err(|error| self.lost(error, &mut failure))?;
             if tag == b'd' && Frames::is_large(length) {
                 sink.announce(length).inspect_err(|_| self.cancel.cancel())?;
             }
-            let (tag, range) = self.frames.next().map_err(|error| self.explain(error, &mut failure))?;
+            let (tag, range) = self.frames.next().map_err(|error| self.lost(error, &mut failure))?;
             let body = self.frames.body(range);
             match tag {
                 b'd' => match sink.data(body) {
@@ -163,7 +162,7 @@ impl Connection {
             }
         }
         match (failure, rows) {
-            (Some(error), _) => Err(self.explain(error, &mut None)),
+            (Some(error), _) => Err(self.explain(error)),
             (None, Some(rows)) if done => Ok(rows),
             (None, _) => Err(Error::new(ErrorKind::Connection, "a COPY ended without being complete")),
         }
@@ -182,7 +181,7 @@ impl Connection {
         self.send_query(sql)?;
         let mut failure = None;
         loop {
-            let (tag, range) = self.frames.next().map_err(|error| self.explain(error, &mut failure))?;
+            let (tag, range) = self.frames.next().map_err(|error| self.lost(error, &mut failure))?;
             let body = self.frames.body(range);
             match tag {
                 b'E' => failure = failure.or(Some(server_error::parse(body))),
@@ -193,7 +192,7 @@ impl Connection {
             }
         }
         match failure {
-            Some(error) => Err(of_snapshot(sql, self.explain(error, &mut None))),
+            Some(error) => Err(of_snapshot(sql, self.explain(error))),
             None => Ok(()),
         }
     }
@@ -202,15 +201,24 @@ impl Connection {
         let mut message = BytesMut::with_capacity(sql.len() + 6);
         frontend::query(sql, &mut message)
             .or_fail(ErrorKind::Bug, || "a statement holds a zero byte".to_owned())?;
-        self.writer.send(&message).map_err(|error| self.explain(error, &mut None))
+        self.writer.send(&message).map_err(|error| self.explain(error))
     }
 
-    /// What really happened: a server that hangs up has often said why, and what we cancelled did not fail.
-    fn explain(&self, error: Error, said_before: &mut Option<Error>) -> Error {
-        if self.cancel.is_cancelled() {
-            return Error::cancelled();
-        }
-        said_before.take().unwrap_or(error)
+    /// A query that we cancelled did not fail.
+    fn explain(&self, error: Error) -> Error {
+        if self.cancel.is_cancelled() { Error::cancelled() } else { error }
+    }
+
+    /// Why nothing more comes. A server that hangs up has often said why. One that has not may still be at the
+    /// query behind a dead connection, in the way of the next attempt.
+    fn lost(&self, error: Error, said_before: &mut Option<Error>) -> Error {
+        let error = said_before.take().unwrap_or_else(|| {
+            if !self.cancel.is_cancelled() {
+                self.cancel.abandon();
+            }
+            error
+        });
+        self.explain(error)
     }
 }
 

@@ -49,9 +49,9 @@ async fn a_holder_that_is_killed_is_a_lost_session() {
         let plan = driver.get_or_split_chunks(&stream, &session, None, 1 << 20).await.unwrap();
         assert_eq!(read_all(&driver, &stream, &plan, &session).await.unwrap(), [1]);
         let killed = db
-            .number("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'lakeward' AND state = 'idle in transaction' AND datname = current_database()")
+            .number("SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = 'lakeward' AND state = 'idle in transaction' AND datname = current_database()")
             .await;
-        assert_eq!(killed, 1);
+        assert!(killed >= 1);
         let error = read(&driver, &stream, &plan[0], &session).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SessionLost, "{error:?}");
         tokio::time::sleep(Duration::from_millis(300)).await;
