@@ -53,7 +53,7 @@ struct Job {
 
 /// What the thread says. Its end is said too: a thread that vanishes has not finished.
 enum Report {
-    Batch(Batch),
+    Batch(Box<Batch>),
     End(Result<()>),
 }
 
@@ -207,7 +207,7 @@ impl Outlet<'_> {
                 reservation.merge(more);
             }
         }
-        self.sender.blocking_send(Report::Batch(batch)).map_err(|_| Error::cancelled())
+        self.sender.blocking_send(Report::Batch(Box::new(batch))).map_err(|_| Error::cancelled())
     }
 }
 
@@ -230,7 +230,7 @@ impl Running {
             report = self.receiver.recv() => report,
         };
         let item = match report {
-            Some(Report::Batch(batch)) => Ok(batch),
+            Some(Report::Batch(batch)) => Ok(*batch),
             Some(Report::End(Ok(()))) => return None,
             Some(Report::End(Err(error))) => {
                 self.ended = true;
