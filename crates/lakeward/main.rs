@@ -1,3 +1,9 @@
 //! The `lakeward` command.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lakeward_cli::main().into()
+}

@@ -329,10 +329,12 @@ mod tests {
                     .iter()
                     .map(|name| Column {
                         name: (*name).to_owned(),
+                        identity: (*name).to_owned(),
                         column_type: ColumnType::Int64,
                         source_type: "bigint".to_owned(),
                         nullable: true,
                         generated: false,
+                        existing_default: false,
                         unique: false,
                         comment: None,
                         suggested_type: None,

@@ -74,7 +74,7 @@ pub struct CommitUnit {
 #[derive(Debug)]
 pub enum ChangeEvent {
     /// Changes of one stream, all of one schema.
-    Changes(StreamId, Batch),
+    Changes(StreamId, Box<Batch>),
     /// The stream's columns change here, in log order.
     Schema(Arc<ConfiguredStream>),
     /// A transaction boundary: everything before this position has been emitted.

@@ -42,6 +42,9 @@ pub struct DoneChunk {
 pub struct Fingerprint {
     /// Columns, types, missing values, enum labels: where it differs, the generation starts again.
     pub schema: String,
+    /// Changes whenever the source rewrites storage of the stream, as some schema changes do.
+    #[serde(default)]
+    pub storage: String,
     /// By relation (see [`Chunk::relation`]; the key `""` where chunks name none), its storage: where one
     /// differs, its chunks are read again; where one is gone, its chunks are dropped.
     pub relations: BTreeMap<String, String>,

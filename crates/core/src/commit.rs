@@ -11,6 +11,8 @@ use crate::{Chunk, DoneChunk, Fingerprint, Position, StreamId, SyncMode};
 /// generation begins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Definition {
+    /// Namespace and name of the stream at the source: at the destination it may be called otherwise.
+    pub source_stream: [String; 2],
     /// The stream's mode.
     pub sync_mode: SyncMode,
     /// The key's columns; empty where rows have none.
@@ -24,9 +26,20 @@ pub struct Definition {
     /// Partition fields, as written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partition: Vec<String>,
-    /// Every column that files of the generation have, with its type's name, in file order. Columns that the
-    /// source dropped stay.
-    pub columns: Vec<(String, String)>,
+    /// Every column that files of the generation have, in file order. Columns that the source dropped stay.
+    pub columns: Vec<DefinedColumn>,
+}
+
+/// A column of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinedColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type's name ([`ColumnType`](crate::ColumnType)).
+    #[serde(rename = "type")]
+    pub column_type: String,
+    /// What the source keeps when it is renamed ([`Column::identity`](crate::Column::identity)).
+    pub identity: String,
 }
 
 /// How far a stream has come, as committed with its data.
@@ -118,8 +131,6 @@ pub struct StreamCommit {
     pub open: Option<OpenStep>,
     /// A chunk that these files are the whole of; files committed for it before are replaced.
     pub chunk: Option<(u32, DoneChunk)>,
-    /// Chunks of an earlier session found unchanged under `open`'s snapshot.
-    pub verified: Vec<u32>,
     /// Files of the unit.
     pub files: Vec<WrittenFile>,
     /// Sets position, cursor and pass. Only an open, or change and incremental data, do.
@@ -141,7 +152,6 @@ impl StreamCommit {
             unit,
             open: None,
             chunk: None,
-            verified: Vec::new(),
             files: Vec::new(),
             progress: None,
             window: None,

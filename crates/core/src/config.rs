@@ -108,17 +108,19 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, candidate)| candidate)
 }
 
-/// serde quotes offending strings and numbers in its messages; a password may be among them.
+/// serde quotes the offending value in its messages, before it says what it expected; a password may be it.
 fn redact(message: &str) -> String {
-    let mut result = String::with_capacity(message.len());
-    let mut rest = message;
-    while let Some((before, after)) = rest.split_once('"') {
-        result.push_str(before);
-        result.push_str("\"***\"");
-        rest = after.split_once('"').map_or("", |(_, rest)| rest);
+    let (found, expected) = match message.rfind(", expected ") {
+        Some(at) => message.split_at(at),
+        None => (message, ""),
+    };
+    let quote = |c: char| matches!(c, '"' | '`');
+    match (found.find(quote), found.rfind(quote)) {
+        (Some(first), Some(last)) if first < last => {
+            format!("{}***{}{expected}", &found[..=first], &found[last..])
+        }
+        _ => message.to_owned(),
     }
-    result.push_str(rest);
-    result
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::nearest;
 use crate::{
-    Column, ColumnType, Definition, Error, ErrorKind, Filter, NewColumns, Result, Schema, Selection, Stream,
-    StreamId, SyncMode, SystemColumns,
+    Column, ColumnType, DefinedColumn, Definition, Error, ErrorKind, Filter, NewColumns, Result, Schema,
+    Selection, Stream, StreamId, SyncMode, SystemColumns,
 };
 
 /// What happens to a value that its column cannot hold. The original always ends up in `_lw_rescued`.
@@ -406,6 +406,7 @@ impl ConfiguredStream {
     /// What makes a generation of this stream one thing.
     pub fn definition(&self) -> Definition {
         Definition {
+            source_stream: [self.id.namespace.clone(), self.id.name.clone()],
             sync_mode: self.sync_mode,
             key: self.key.clone(),
             cursor: self
@@ -419,7 +420,11 @@ impl ConfiguredStream {
                 .file_columns()
                 .columns
                 .iter()
-                .map(|column| (column.name.clone(), column.column_type.to_string()))
+                .map(|column| DefinedColumn {
+                    name: column.name.clone(),
+                    column_type: column.column_type.to_string(),
+                    identity: column.identity.clone(),
+                })
                 .collect(),
         }
     }

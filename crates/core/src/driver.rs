@@ -127,11 +127,13 @@ pub struct IncrementalPass {
 /// Cursor values are text in the source's own canonical form. Order and look-back are judged by the source.
 #[async_trait]
 pub trait IncrementalDriver: Send + Sync {
-    /// The greatest cursor (COALESCE of primary and fallback) under the session; `None` where no row has one.
+    /// The greatest cursor (COALESCE of primary and fallback) under the session, or `since` where that is
+    /// greater: the row that had it may be gone. `None` where there is neither.
     async fn fetch_max_cursor_values(
         &self,
         stream: &ConfiguredStream,
         session: &Session,
+        since: Option<&CursorState>,
     ) -> Result<Option<CursorState>>;
 
     /// Reads the rows of a pass under the session, rows with a null cursor included where the stream says so.

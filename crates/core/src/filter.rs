@@ -336,10 +336,12 @@ mod tests {
     fn schema() -> Schema {
         let column = |name: &str, column_type| Column {
             name: name.to_owned(),
+            identity: name.to_owned(),
             column_type,
             source_type: String::new(),
             nullable: true,
             generated: false,
+            existing_default: false,
             unique: false,
             comment: None,
             suggested_type: None,

@@ -36,8 +36,8 @@ pub use change::{
 };
 pub use chunk::{Chunk, DoneChunk, Fingerprint, Session};
 pub use commit::{
-    CursorState, Definition, FileKind, OpenGeneration, OpenStep, Progress, StreamCommit, StreamHead,
-    SwapStep, WindowRef, WrittenFile,
+    CursorState, DefinedColumn, Definition, FileKind, OpenGeneration, OpenStep, Progress, StreamCommit,
+    StreamHead, SwapStep, WindowRef, WrittenFile,
 };
 pub use config::{Secret, parse_config};
 pub use configured::{

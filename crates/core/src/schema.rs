@@ -193,6 +193,9 @@ impl FromStr for ColumnType {
 pub struct Column {
     /// The source's name for it, which is also its name at the destination.
     pub name: String,
+    /// What the source keeps when the column is renamed, and never gives to another one of the stream
+    /// (PostgreSQL: its attribute number); its name where a source has no such thing.
+    pub identity: String,
     /// What it becomes at the destination.
     pub column_type: ColumnType,
     /// The source's own name for its type, for people and for override checks.
@@ -201,6 +204,9 @@ pub struct Column {
     pub nullable: bool,
     /// Whether the source computes it from other columns.
     pub generated: bool,
+    /// Whether rows that were there before the column may hold a value in it without having been touched since
+    /// (`ADD COLUMN … DEFAULT`).
+    pub existing_default: bool,
     /// Whether every value is known to be distinct (a one-column key): a dictionary would only cost.
     pub unique: bool,
     /// The comment that the source keeps with the column.

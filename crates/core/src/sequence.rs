@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn text_has_fixed_width_and_sorts_like_the_value() {
-        let mut sequences = vec![
+        let mut sequences = [
             Sequence { epoch: 1, position: 0, ordinal: 0 },
             Sequence { epoch: 1, position: 9, ordinal: 16 },
             Sequence { epoch: 1, position: 10, ordinal: 1 },

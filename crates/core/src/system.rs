@@ -6,6 +6,7 @@ use arrow::array::{
     ArrayRef, ListArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
     new_null_array,
 };
+use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef};
 
 use crate::{Batch, ColumnType, Error, ErrorKind, Result, Schema, Sequence};
@@ -110,8 +111,8 @@ impl SystemColumns {
                     changes.unchanged,
                 ),
                 None => (
-                    Arc::new(constant(Op::Read.as_str(), rows)),
-                    Arc::new(constant(&read.to_string(), rows)),
+                    Arc::new(constant(Op::Read.as_str(), rows)?),
+                    Arc::new(constant(&read.to_string(), rows)?),
                     new_null_array(&ColumnType::TimestampTz.arrow(), rows),
                     None,
                 ),
@@ -130,12 +131,19 @@ impl SystemColumns {
             None => new_null_array(schema.field(5).data_type(), rows),
         });
         columns.extend(batch.rows.columns().iter().cloned());
+        // What is left are columns that the source has dropped: they stay, and are null.
+        for field in schema.fields().iter().skip(columns.len()) {
+            columns.push(new_null_array(field.data_type(), rows));
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(schema.clone(), columns, &options)
             .map_err(|e| Error::bug("a batch does not have its stream's schema").source(e))
     }
 }
 
-fn constant(value: &str, rows: usize) -> StringArray {
-    StringArray::from_iter_values(std::iter::repeat_n(value, rows))
+/// The same value in every row, made by copying memory rather than value by value.
+fn constant(value: &str, rows: usize) -> Result<StringArray> {
+    let offsets = OffsetBuffer::from_repeated_length(value.len(), rows);
+    StringArray::try_new(offsets, Buffer::from_vec(value.repeat(rows).into_bytes()), None)
+        .map_err(|e| Error::bug("a constant column cannot be made").source(e))
 }

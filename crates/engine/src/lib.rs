@@ -1,1 +1,30 @@
-//! AbstractDriver: discover, backfill, incremental sync and change streams over any source and destination
+//! The engine: [`AbstractDriver`] runs discover, backfill, incremental sync and change streams over any source
+//! and any destination. It knows the contracts of `lakeward-core` and no connector.
+//!
+//! Guaranteed here: the order destination commit → state → release at the source → notify (`commit.rs`), bounded
+//! memory and connections, and that what is committing finishes when a run is stopped.
+
+mod abstract_driver;
+mod backfill;
+mod change_stream;
+mod commit;
+mod cursor;
+mod events;
+mod evolution;
+mod incremental;
+mod options;
+mod pipeline;
+mod plan;
+mod rebuild;
+mod retry;
+mod stream_run;
+mod window;
+mod writer_pool;
+
+pub use abstract_driver::AbstractDriver;
+pub use cursor::{format_cursor_value, reformat_cursor_value};
+pub use events::{Event, EventSink, StreamSummary, Summary};
+pub use options::{CheckpointInterval, Options};
+pub use plan::StreamPlan;
+pub use rebuild::Rebuilt;
+pub use writer_pool::WriterPool;

@@ -60,7 +60,7 @@ async fn theirs(port: u16, format: CopyFormat) -> usize {
         let mut stream = Box::pin(client.copy_out(sql(format)).await.unwrap());
         while let Some(payload) = stream.next().await {
             decoder.push(&payload.unwrap()).unwrap();
-            if decoder.rows() % 64 == 0 && decoder.bytes() >= BATCH_BYTES {
+            if decoder.rows().is_multiple_of(64) && decoder.bytes() >= BATCH_BYTES {
                 rows += decoder.finish_batch().unwrap().rows.num_rows();
             }
         }

@@ -116,7 +116,7 @@ fn run(name: &str, format: CopyFormat, columns: &[WireColumn], payloads: &Payloa
         for end in &payloads.ends {
             decoder.push(&payloads.bytes[from..*end]).unwrap();
             from = *end;
-            if decoder.rows() % 64 == 0 && decoder.bytes() >= BATCH_BYTES {
+            if decoder.rows().is_multiple_of(64) && decoder.bytes() >= BATCH_BYTES {
                 decoded += decoder.finish_batch().unwrap().rows.num_rows();
             }
         }

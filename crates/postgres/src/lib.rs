@@ -1,5 +1,27 @@
 //! PostgreSQL as a source.
+#![forbid(unsafe_code)]
 
+mod backfill;
+mod catalog;
+mod check;
+mod chunks;
+mod config;
+mod connect;
+mod copy;
 pub mod decode;
+mod driver;
+mod error;
+mod incremental;
+mod mapping;
+mod schema;
+mod session;
+mod sql;
 pub mod tls;
+mod url;
 pub mod wire;
+
+pub use config::{
+    CopyChoice, OnSlotLost, Period, PostgresConfig, ReplicationConfig, SslConfig, SslMode,
+    UnconstrainedNumeric, spec,
+};
+pub use driver::{KIND, PostgresDriver};

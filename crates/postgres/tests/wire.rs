@@ -5,6 +5,12 @@
 // The servers that misbehave are no tests, but of tests.
 #![allow(clippy::unwrap_used)]
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should stop where it stands"
+)]
+
 mod support;
 
 use std::ops::ControlFlow;

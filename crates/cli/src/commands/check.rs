@@ -1,0 +1,90 @@
+//! `lakeward check`: the preflight.
+
+use std::sync::Arc;
+
+use lakeward_core::{Finding, Result, Severity};
+use lakeward_engine::AbstractDriver;
+
+use crate::args::{CheckArgs, OutputFormat};
+use crate::config;
+use crate::failure::ExitCode;
+use crate::output::{Surface, harmless, print, print_json, table};
+use crate::quantity::counted;
+
+/// Prints what was found; `SOURCE` where a sync would fail.
+pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
+    let driver = config::source(&args.source.config)?;
+    let destination = args.destination.as_deref().map(config::destination).transpose()?;
+    let catalog = args.streams.as_deref().map(config::load_catalog).transpose()?;
+
+    // The source first and alone: where it is not fit, resolving streams would only fail less clearly.
+    let mut findings = driver.check(&[]).await?;
+    if let Some(destination) = &destination {
+        findings.extend(destination.check().await?);
+    }
+    if let Some(catalog) = &catalog
+        && !refused(&findings)
+    {
+        let streams = AbstractDriver::resolve(driver.as_ref(), destination.as_deref(), catalog).await?;
+        let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
+        for finding in driver.check(&streams).await? {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    match args.output {
+        OutputFormat::Json => print_json(&findings)?,
+        OutputFormat::Text => print(&text(&findings, Surface::stdout()))?,
+    }
+    Ok(if refused(&findings) { ExitCode::SOURCE } else { ExitCode::DONE })
+}
+
+fn refused(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Error)
+}
+
+fn text(findings: &[Finding], surface: Surface) -> String {
+    let rows = findings.iter().map(|finding| {
+        let mark = match finding.severity {
+            Severity::Ok => "ok",
+            Severity::Warning => "warning",
+            Severity::Error => "ERROR",
+        };
+        vec![
+            mark.to_owned(),
+            harmless(&finding.subject),
+            harmless(&finding.message),
+            finding.remedy.as_deref().map(harmless).unwrap_or_default(),
+        ]
+    });
+    let mut result = table(surface, &["", "what", "found", "remedy"], rows);
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (warnings, errors) = (count(Severity::Warning), count(Severity::Error));
+    result.push_str(&match (errors, warnings) {
+        (0, 0) => "all is fit for a sync\n".to_owned(),
+        (0, warnings) => format!("fit for a sync, with {}\n", counted(warnings, "warning")),
+        (errors, warnings) => {
+            format!("a sync would fail: {}, {}\n", counted(errors, "error"), counted(warnings, "warning"))
+        }
+    });
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_refuses_and_its_remedy_is_shown() {
+        let findings = [
+            Finding::ok("server", "PostgreSQL 18"),
+            Finding::error("wal_level", "it is replica", "ALTER SYSTEM SET wal_level = logical"),
+        ];
+        assert!(refused(&findings));
+        assert!(!refused(&findings[..1]));
+        let text = text(&findings, Surface::Plain);
+        assert!(text.contains("ALTER SYSTEM SET wal_level = logical"), "{text}");
+        assert!(text.ends_with("a sync would fail: 1 error, 0 warnings\n"), "{text}");
+    }
+}

@@ -1,0 +1,90 @@
+//! `lakeward discover`: what the source offers, merged into streams.json.
+
+use std::io::Write;
+use std::path::Path;
+
+use lakeward_core::{Catalog, Error, ErrorKind, Result, ResultExt};
+use lakeward_engine::AbstractDriver;
+
+use crate::args::DiscoverArgs;
+use crate::config;
+use crate::failure::ExitCode;
+use crate::messages::Console;
+use crate::output;
+use crate::quantity::counted;
+
+/// More changes than this are counted, not listed.
+const MOST_CHANGES: usize = 100;
+
+/// Writes the merged catalog and says what changed.
+pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCode> {
+    let output = args.output.as_deref().unwrap_or(&args.streams);
+    let earlier = match args.streams.try_exists() {
+        Ok(true) => Some(config::load_catalog(&args.streams)?),
+        _ => None,
+    };
+    let first = earlier.is_none();
+    let driver = config::source(&args.source.config)?;
+    let (catalog, changes) = AbstractDriver::discover(driver.as_ref(), earlier, !args.no_select).await?;
+    if output == Path::new("-") {
+        output::print_json(&catalog)?;
+    } else {
+        write(output, &catalog)?;
+    }
+    let selected: usize = catalog.selected_streams.values().map(Vec::len).sum();
+    if !first {
+        for change in changes.iter().take(MOST_CHANGES) {
+            console.say(&output::harmless(change));
+        }
+        if changes.len() > MOST_CHANGES {
+            console.say(&format!("… and {} more changes", changes.len() - MOST_CHANGES));
+        }
+        if changes.is_empty() {
+            console.say("nothing changed at the source");
+        }
+    }
+    console.say(&format!(
+        "{} offered, {selected} selected; written to {}",
+        counted(catalog.streams.len(), "stream"),
+        if output == Path::new("-") { "standard output".to_owned() } else { output.display().to_string() },
+    ));
+    Ok(ExitCode::DONE)
+}
+
+/// Writes the file whole or not at all: the user's choices are in it.
+fn write(path: &Path, catalog: &Catalog) -> Result<()> {
+    let text = if config::is_yaml(path) {
+        serde_norway::to_string(catalog)
+            .or_fail(ErrorKind::Bug, || "the streams cannot be written as YAML".to_owned())?
+    } else {
+        output::json(catalog)?
+    };
+    replace(path, text.as_bytes()).map_err(|error| {
+        Error::new(ErrorKind::Config, "the streams file cannot be written")
+            .at("file", path.display())
+            .source(error)
+            .hint("its directory must exist and be writable; --output names another place, - standard output")
+    })
+}
+
+/// Puts a file in the place of another in one step, synced, with the other's permissions.
+fn replace(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    // A link is followed, so that the file it names is replaced and not the link.
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut name = target.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = target.with_file_name(name);
+    let written = std::fs::File::create(&temporary)
+        .and_then(|mut file| {
+            if let Ok(earlier) = std::fs::metadata(&target) {
+                file.set_permissions(earlier.permissions())?;
+            }
+            file.write_all(contents)?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&temporary, &target));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}

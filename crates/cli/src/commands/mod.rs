@@ -1,0 +1,41 @@
+//! The commands, a file each.
+
+mod check;
+mod clear;
+mod discover;
+mod peek;
+mod rebuild;
+mod spec;
+mod status;
+mod stream;
+mod sync;
+
+use clap::CommandFactory;
+use lakeward_core::Result;
+
+use crate::args::{Cli, Command, StateCommand};
+use crate::failure::ExitCode;
+use crate::messages::Console;
+use crate::signals::abandon_on_signal;
+
+/// Runs a command.
+pub(crate) async fn run(command: Command, console: &Console) -> Result<ExitCode> {
+    match command {
+        Command::Spec(args) => spec::run(&args),
+        Command::Check(args) => abandon_on_signal(check::run(&args)).await,
+        Command::Discover(args) => abandon_on_signal(discover::run(&args, console)).await,
+        Command::Sync(args) => sync::run(&args, console).await,
+        Command::Status(args) => status::run(&args),
+        Command::Files(args) => abandon_on_signal(stream::files(&args)).await,
+        Command::View(args) => abandon_on_signal(stream::view(&args)).await,
+        Command::Peek(args) => peek::run(&args),
+        Command::State(StateCommand::Rebuild(args)) => rebuild::run(&args, console).await,
+        Command::Clear(args) => clear::run(&args, console).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lakeward", &mut script);
+            crate::output::print(&String::from_utf8_lossy(&script))?;
+            Ok(ExitCode::DONE)
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! [`AbstractDriver`]: one source, one destination, one state, and the operations on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use lakeward_core::{
+    Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Stream,
+    StreamId,
+};
+use lakeward_state::StateStore;
+use tokio::sync::Semaphore;
+
+use crate::commit::CommitPath;
+use crate::events::{Event, EventSink, Summary};
+use crate::options::Options;
+use crate::pipeline;
+use crate::stream_run::{RunContext, StreamRun};
+use crate::writer_pool::WriterPool;
+
+/// Orchestrates discover, backfill, incremental sync and change streams over a driver.
+pub struct AbstractDriver {
+    pub(crate) driver: Arc<dyn DriverInterface>,
+    pub(crate) destination: Arc<dyn Destination>,
+    pub(crate) store: Arc<StateStore>,
+    pub(crate) options: Options,
+    pub(crate) events: Arc<dyn EventSink>,
+}
+
+impl AbstractDriver {
+    /// Joins a source and a destination by a state that this process holds the lock of.
+    pub fn new(
+        driver: Arc<dyn DriverInterface>,
+        destination: Arc<dyn Destination>,
+        store: StateStore,
+        options: Options,
+        events: Arc<dyn EventSink>,
+    ) -> Self {
+        Self { driver, destination, store: Arc::new(store), options, events }
+    }
+
+    /// Finds the source's streams and merges them into an earlier catalog. Says what changed, a line each.
+    pub async fn discover(
+        driver: &dyn DriverInterface,
+        earlier: Option<Catalog>,
+        select_new: bool,
+    ) -> Result<(Catalog, Vec<String>)> {
+        let names = driver.stream_names().await?;
+        let streams = driver.produce_schema(&names).await?;
+        Ok(Catalog::merge(earlier, &streams, select_new))
+    }
+
+    /// The selected streams of a catalog, checked against what the source and the destination offer now.
+    ///
+    /// # Errors
+    /// `Config`, naming stream, field and remedy.
+    pub async fn resolve(
+        driver: &dyn DriverInterface,
+        destination: Option<&dyn Destination>,
+        catalog: &Catalog,
+    ) -> Result<Vec<(Arc<ConfiguredStream>, Stream)>> {
+        let selections = catalog.selections()?;
+        let ids: Vec<StreamId> = selections.iter().map(|(id, _)| id.clone()).collect();
+        let mut offered: BTreeMap<StreamId, Stream> = driver
+            .produce_schema(&ids)
+            .await?
+            .into_iter()
+            .map(|stream| (stream.id.clone(), stream))
+            .collect();
+        let mut targets: BTreeMap<StreamId, StreamId> = BTreeMap::new();
+        let mut resolved = Vec::with_capacity(selections.len());
+        for (id, selection) in &selections {
+            let stream = offered.remove(id).ok_or_else(|| not_offered(catalog, id))?;
+            if selection.append_mode == Some(false)
+                && destination.is_some_and(|destination| !destination.capabilities().upsert)
+            {
+                return Err(Error::new(ErrorKind::Config, "the destination keeps every version of a row: it cannot upsert")
+                    .at("stream", id)
+                    .hint("set append_mode to true; `lakeward view` prints a query for the last version of each key"));
+            }
+            let configured = ConfiguredStream::resolve(selection, &stream, |column, target| {
+                driver.accepts_override(column, target)
+            })?;
+            if let Some(other) = targets.insert(configured.target.clone(), id.clone()) {
+                return Err(Error::new(ErrorKind::Config, "two streams have one name at the destination")
+                    .at("stream", id)
+                    .at("and stream", other)
+                    .hint("give one of them another destination_table"));
+            }
+            resolved.push((Arc::new(configured), stream));
+        }
+        Ok(resolved)
+    }
+
+    /// Connections that read at once.
+    pub(crate) fn reader_count(&self) -> usize {
+        self.options.max_connections.unwrap_or_else(|| self.driver.max_connections()).max(1)
+    }
+
+    /// Runs every selected stream in its mode.
+    ///
+    /// A stream that fails does not stop the others; what it had committed stands. Where the run was cancelled,
+    /// what was committing has finished and the state is saved.
+    ///
+    /// # Errors
+    /// What concerns the run as a whole; failures of single streams are in the summary.
+    pub async fn read(&self, catalog: &Catalog) -> Result<Summary> {
+        let streams = Self::resolve(self.driver.as_ref(), Some(self.destination.as_ref()), catalog).await?;
+        if streams.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "no stream is selected").hint(
+                "name streams under selected_streams in streams.json; `lakeward discover` writes the file",
+            ));
+        }
+        let targets: Vec<StreamId> = streams.iter().map(|(stream, _)| stream.target.clone()).collect();
+        let (state, run) = pipeline::join(&self.driver, &self.destination, &self.store, &targets).await?;
+        self.events.event(&Event::RunStarted {
+            run: run.id.clone(),
+            pipeline: run.pipeline.clone(),
+            streams: streams.len(),
+        });
+        let heads = self.destination.heads().await?;
+        let readers = self.reader_count();
+        let budget = MemoryBudget::new(self.options.budget_bytes());
+        let commits = Arc::new(CommitPath::new(
+            self.destination.clone(),
+            self.driver.clone(),
+            self.store.clone(),
+            state,
+            self.events.clone(),
+        ));
+        let context = Arc::new(RunContext {
+            driver: self.driver.clone(),
+            destination: self.destination.clone(),
+            commits: commits.clone(),
+            events: self.events.clone(),
+            commits_found: heads.into_iter().map(|(target, head)| (target, head.commit)).collect(),
+            options: self.options.clone(),
+            run,
+            // One more than there are readers: a unit is finished and committed while the next one is read.
+            pool: WriterPool::new(self.destination.clone(), budget.clone(), readers + 1),
+            budget,
+            readers: Arc::new(Semaphore::new(readers)),
+            reader_count: readers,
+        });
+        let mut summary = Summary::default();
+        let mut running = futures::stream::iter(streams)
+            .map(|(stream, offered)| {
+                let id = stream.id.clone();
+                let run = StreamRun::new(context.clone(), stream, offered.estimated_rows);
+                async move { (id, run.sync().await) }
+            })
+            .buffer_unordered(readers);
+        while let Some((id, outcome)) = running.next().await {
+            match outcome {
+                Ok(stream) => summary.streams.push(stream),
+                Err(error) => {
+                    if error.kind() != ErrorKind::Cancelled {
+                        self.events.event(&Event::StreamFailed {
+                            stream: id.clone(),
+                            error: format!("{error:?}"),
+                            hint: error.remedy().map(str::to_owned),
+                        });
+                    }
+                    summary.failures.push((id, error));
+                }
+            }
+        }
+        drop(running);
+        commits.finish().await?;
+        Ok(summary)
+    }
+
+    /// Removes streams from the destination and from the state.
+    pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<()> {
+        let mut state = self.store.load()?;
+        for (source, target) in streams {
+            self.destination.clear(target).await.map_err(|error| error.at("stream", source))?;
+            if let Some(state) = &mut state
+                && state.streams.remove(source).is_some()
+            {
+                self.store.save(state)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_offered(catalog: &Catalog, id: &StreamId) -> Error {
+    let error =
+        Error::new(ErrorKind::Config, "the source has no such stream, or may not show it").at("stream", id);
+    match catalog.nearest_stream(&id.to_string()).filter(|near| *near != id.to_string()) {
+        Some(near) => error.hint(format!("did you mean {near}? `lakeward discover` lists all streams")),
+        None => error.hint(
+            "run `lakeward discover` to see what changed; the role needs USAGE on the schema and SELECT on the table",
+        ),
+    }
+}

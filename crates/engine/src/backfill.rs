@@ -1,0 +1,281 @@
+//! Backfill: every row of a stream, in chunks, into a generation that becomes visible when it is whole.
+//!
+//! Guaranteed: a generation is shown only when every chunk of its plan was read, or found unchanged, under the
+//! snapshot of its last `open`. So whatever was killed in between, the result is exactly one snapshot.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt};
+use lakeward_core::{
+    Chunk, Definition, DoneChunk, Error, Fingerprint, OpenGeneration, OpenStep, Progress, Result, Retry,
+    Session, StreamCommit, StreamHead, SwapStep,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Event;
+use crate::retry::Backoff;
+use crate::stream_run::{Copied, StreamRun};
+
+/// Attempts at one chunk under one session before a new session is begun.
+const CHUNK_RETRIES: u32 = 2;
+
+impl StreamRun {
+    /// Reads the whole stream into a generation and shows it, under as many sessions as it takes.
+    pub(crate) async fn backfill(&self) -> Result<()> {
+        let events = self.context.events.clone();
+        let mut backoff = Backoff::new(
+            &self.stream.id,
+            events.as_ref(),
+            &self.context.options.cancel,
+            self.context.driver.max_retries(),
+        );
+        loop {
+            let committed = self.head().commit;
+            let outcome = self.backfill_in_one_session().await;
+            if self.head().commit > committed {
+                backoff.reset();
+            }
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    backoff.after(error, Retry::NewSession).await?;
+                    self.count_retry();
+                }
+            }
+        }
+    }
+
+    async fn backfill_in_one_session(&self) -> Result<()> {
+        let session = {
+            let _reader = self.context.reader().await?;
+            self.context.driver.begin_backfill(&self.stream).await?
+        };
+        let outcome = self.backfill_under(&session).await;
+        self.context.driver.end_backfill(session).await;
+        outcome
+    }
+
+    async fn backfill_under(&self, session: &Session) -> Result<()> {
+        let driver = &self.context.driver;
+        let head = self.head();
+        let definition = self.stream.definition();
+        let resumed = resumable(&head, &definition, session);
+        let generation = if resumed.is_some() { head.generation } else { head.generation + 1 };
+        let plan = driver
+            .get_or_split_chunks(
+                &self.stream,
+                session,
+                resumed.map(|(open, _)| open.plan.as_slice()),
+                self.context.options.chunk_bytes,
+            )
+            .await?;
+        let kept = match resumed {
+            Some((open, fingerprint)) => self.unchanged_chunks(open, fingerprint, &plan, session).await?,
+            None => BTreeSet::new(),
+        };
+        self.count_kept(kept.len() as u64);
+        self.context.events.event(&Event::StreamPlanned {
+            stream: self.stream.id.clone(),
+            mode: self.stream.sync_mode,
+            generation,
+            chunks: plan.len(),
+            chunks_kept: kept.len(),
+            estimated_rows: self.estimated_rows,
+        });
+
+        let cursor = self.first_cursor(session).await?;
+        let progress = Progress { position: session.position.clone(), cursor, pass: 0 };
+        let mut open =
+            StreamCommit::new(self.stream.target.clone(), generation, self.unit(generation, "open"));
+        open.open = Some(OpenStep {
+            definition,
+            fingerprint: session.fingerprint.clone(),
+            snapshot: session.snapshot.clone(),
+            plan: plan.clone(),
+            backfill: true,
+        });
+        open.progress = Some(progress.clone());
+
+        // A generation has at least one file, so that its swap can be told from a lost one.
+        let first = plan.iter().map(|chunk| chunk.number).min();
+        let mut pending: Vec<Chunk> =
+            plan.into_iter().filter(|chunk| !kept.contains(&chunk.number)).collect();
+        if let [only] = pending.as_slice()
+            && resumed.is_none()
+        {
+            // A table of one chunk begins, arrives and is shown in one commit.
+            let copied =
+                self.read_chunk(only, session, generation, true, &self.context.options.cancel).await?;
+            open.unit = StreamCommit::backfill_unit(&self.stream.target, generation, only.number);
+            open.chunk = Some((only.number, done(&copied, session)));
+            open.window = self.first_window(session, &progress).await?;
+            open.swap = Some(SwapStep::Replace);
+            return self.commit_chunk(open, copied, only.number).await;
+        }
+        self.commit(open, |_| Vec::new()).await?;
+
+        // The largest first: the last chunk to end is then a small one.
+        pending.sort_by_key(|chunk| std::cmp::Reverse(chunk.bytes));
+        self.read_and_commit(pending, session, generation, first).await?;
+
+        let mut swap =
+            StreamCommit::new(self.stream.target.clone(), generation, self.unit(generation, "swap"));
+        swap.window = self.first_window(session, &progress).await?;
+        swap.swap = Some(SwapStep::Replace);
+        let stream = self.stream.id.clone();
+        self.commit(swap, move |head| vec![Event::GenerationVisible { stream, generation, rows: head.rows }])
+            .await
+    }
+
+    /// Reads chunks on all connections there are and commits each as it is done, while the next one is read.
+    ///
+    /// After a failure no chunk is begun, those being read stop, and those being committed finish: when this
+    /// returns, nothing of the session is under way any more, and the next one starts from all that it gave.
+    async fn read_and_commit(
+        &self,
+        pending: Vec<Chunk>,
+        session: &Session,
+        generation: u32,
+        first: Option<u32>,
+    ) -> Result<()> {
+        let stop = self.context.options.cancel.child_token();
+        let mut running = futures::stream::iter(pending)
+            .map(|chunk| {
+                let stop = &stop;
+                async move {
+                    let keep_empty = Some(chunk.number) == first;
+                    let copied = self.read_chunk(&chunk, session, generation, keep_empty, stop).await?;
+                    let unit = StreamCommit::backfill_unit(&self.stream.target, generation, chunk.number);
+                    let mut commit = StreamCommit::new(self.stream.target.clone(), generation, unit);
+                    commit.chunk = Some((chunk.number, done(&copied, session)));
+                    self.commit_chunk(commit, copied, chunk.number).await
+                }
+            })
+            .buffer_unordered(self.context.reader_count + 1);
+        let mut failure = None;
+        while let Some(outcome) = running.next().await {
+            if let Err(error) = outcome {
+                stop.cancel();
+                failure = failure.or(Some(error));
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The chunks of an earlier session that this session would read exactly as they stand.
+    async fn unchanged_chunks(
+        &self,
+        open: &OpenGeneration,
+        fingerprint: &Fingerprint,
+        plan: &[Chunk],
+        session: &Session,
+    ) -> Result<BTreeSet<u32>> {
+        let candidates = plan.iter().filter_map(|chunk| {
+            let done = open.done.get(&chunk.number)?;
+            let relation = chunk.relation.as_deref().unwrap_or("");
+            let same = fingerprint.relations.get(relation) == session.fingerprint.relations.get(relation);
+            same.then_some((chunk, done))
+        });
+        futures::stream::iter(candidates.collect::<Vec<_>>())
+            .map(|(chunk, done)| async move {
+                let _reader = self.context.reader().await?;
+                let same = self.context.driver.verify_chunk(&self.stream, chunk, done, session).await?;
+                Ok::<_, Error>(same.then_some(chunk.number))
+            })
+            .buffer_unordered(self.context.reader_count)
+            .try_filter_map(|number| async move { Ok(number) })
+            .try_collect()
+            .await
+    }
+
+    /// Reads one chunk into files, again where the connection was at fault.
+    async fn read_chunk(
+        &self,
+        chunk: &Chunk,
+        session: &Session,
+        generation: u32,
+        keep_empty: bool,
+        stop: &CancellationToken,
+    ) -> Result<Copied> {
+        let events = self.context.events.clone();
+        let retries = CHUNK_RETRIES.min(self.context.driver.max_retries());
+        let mut backoff = Backoff::new(&self.stream.id, events.as_ref(), stop, retries);
+        loop {
+            match self.read_chunk_once(chunk, session, generation, keep_empty, stop).await {
+                Ok(copied) => return Ok(copied),
+                Err(error) => {
+                    backoff
+                        .after(error, Retry::Again)
+                        .await
+                        .map_err(|error| error.at("chunk", chunk.number))?;
+                    self.count_retry();
+                }
+            }
+        }
+    }
+
+    async fn read_chunk_once(
+        &self,
+        chunk: &Chunk,
+        session: &Session,
+        generation: u32,
+        keep_empty: bool,
+        stop: &CancellationToken,
+    ) -> Result<Copied> {
+        let reader = self.context.reader().await?;
+        if stop.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        let unit = StreamCommit::backfill_unit(&self.stream.target, generation, chunk.number);
+        let writer = self.context.pool.open(self.stream.clone(), generation, unit, session.sequence).await?;
+        let batches = self
+            .context
+            .driver
+            .chunk_iterator(self.stream.clone(), chunk.clone(), session, self.context.read_context(stop))
+            .await;
+        match batches {
+            Ok(batches) => {
+                // The connection is free when its last batch is written, before the files are finished.
+                let batches = batches.inspect(move |_| _ = &reader).boxed();
+                self.copy(batches, writer, keep_empty, stop, |batch| Ok(Some(batch))).await
+            }
+            Err(error) => {
+                writer.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn commit_chunk(&self, mut commit: StreamCommit, copied: Copied, chunk: u32) -> Result<()> {
+        commit.files = copied.files.clone();
+        let stream = self.stream.id.clone();
+        let rows = copied.rows;
+        let shown = commit.swap.map(|_| commit.generation);
+        self.commit(commit, move |head| {
+            let mut events =
+                vec![Event::ChunkCommitted { stream: stream.clone(), chunk, rows, commit: head.commit }];
+            events.extend(shown.map(|generation| Event::GenerationVisible { stream, generation, rows }));
+            events
+        })
+        .await?;
+        self.count(&copied);
+        Ok(())
+    }
+}
+
+/// The open generation, where its definition and its rows' shape are still those of this session.
+fn resumable<'a>(
+    head: &'a StreamHead,
+    definition: &Definition,
+    session: &Session,
+) -> Option<(&'a OpenGeneration, &'a Fingerprint)> {
+    let open = head.open.as_ref()?;
+    let fingerprint = head.fingerprint.as_ref()?;
+    let same =
+        head.definition.as_ref() == Some(definition) && fingerprint.schema == session.fingerprint.schema;
+    same.then_some((open, fingerprint))
+}
+
+fn done(copied: &Copied, session: &Session) -> DoneChunk {
+    DoneChunk { rows: copied.rows, snapshot: session.snapshot.clone() }
+}

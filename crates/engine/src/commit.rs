@@ -1,0 +1,211 @@
+//! The one place where anything is committed:
+//!
+//! ```text
+//! destination commit (files + position)  →  state file  →  release at the source  →  notify
+//! ```
+//!
+//! in this order, whatever is committed. A crash between two steps only repeats work.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lakeward_core::{
+    Destination, DriverInterface, Error, Position, Result, StreamCommit, StreamHead, StreamId, SyncMode,
+    failpoint,
+};
+use lakeward_state::{State, StateStore, StreamState};
+use tokio_util::task::TaskTracker;
+
+use crate::events::{Event, EventSink};
+
+/// Saving may take this share of the time: after a save of 1 ms the next one waits 20 ms.
+const SAVE_PAUSE_FACTOR: u32 = 20;
+
+/// The state in memory and when it was saved last.
+struct Keeper {
+    state: State,
+    dirty: bool,
+    saved: Instant,
+    saving_took: Duration,
+}
+
+/// Commits units, keeps the state, releases positions, tells the outside.
+pub(crate) struct CommitPath {
+    destination: Arc<dyn Destination>,
+    driver: Arc<dyn DriverInterface>,
+    store: Arc<StateStore>,
+    keeper: Mutex<Keeper>,
+    /// Held while the state is saved: two saves at once would write one temporary file, and the older might win.
+    saving: tokio::sync::Mutex<()>,
+    events: Arc<dyn EventSink>,
+    /// Commits that are under way: they finish even where their caller was dropped.
+    under_way: TaskTracker,
+}
+
+/// A set of commits that belong together, and what follows them.
+pub(crate) struct Step {
+    /// Each atomic on its own.
+    pub(crate) commits: Vec<StreamCommit>,
+    /// What the source may forget once all of them, and the state, are safe.
+    pub(crate) release: Option<Position>,
+}
+
+/// How the state calls a stream, and its mode.
+#[derive(Debug, Clone)]
+pub(crate) struct StateEntry {
+    pub(crate) source: StreamId,
+    pub(crate) sync_mode: SyncMode,
+}
+
+impl CommitPath {
+    pub(crate) fn new(
+        destination: Arc<dyn Destination>,
+        driver: Arc<dyn DriverInterface>,
+        store: Arc<StateStore>,
+        state: State,
+        events: Arc<dyn EventSink>,
+    ) -> Self {
+        let keeper = Keeper { state, dirty: false, saved: Instant::now(), saving_took: Duration::ZERO };
+        Self {
+            destination,
+            driver,
+            store,
+            keeper: Mutex::new(keeper),
+            saving: tokio::sync::Mutex::default(),
+            events,
+            under_way: TaskTracker::new(),
+        }
+    }
+
+    /// Commits one stream's unit and tells `notify` what came of it.
+    ///
+    /// The steps run on a task of their own: dropping the future this returns does not stop them.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        names: &StateEntry,
+        commit: StreamCommit,
+        notify: impl FnOnce(&StreamHead) -> Vec<Event> + Send + 'static,
+    ) -> Result<StreamHead> {
+        let path = self.clone();
+        let names = names.clone();
+        let task = self.under_way.spawn(async move {
+            let step = Step { commits: vec![commit], release: None };
+            let mut heads = path.steps(step, std::slice::from_ref(&names)).await?;
+            let head = heads.pop().ok_or_else(|| Error::bug("a commit has no result"))?;
+            for event in notify(&head) {
+                path.events.event(&event);
+            }
+            Ok(head)
+        });
+        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
+    }
+
+    /// The four steps. Every commit of Lakeward passes through here.
+    async fn steps(&self, step: Step, names: &[StateEntry]) -> Result<Vec<StreamHead>> {
+        let mut heads = Vec::with_capacity(step.commits.len());
+        let mut failed = None;
+        for (result, names) in self.destination.commit(step.commits).await.into_iter().zip(names) {
+            match result {
+                Ok(head) => {
+                    self.record(names, &head);
+                    heads.push(head);
+                }
+                // What the other streams committed stands, and the state says so.
+                Err(error) => failed = failed.or(Some(error.at("stream", &names.source))),
+            }
+        }
+        failpoint::hit("engine-committed")?;
+        self.save(step.release.is_some()).await?;
+        failpoint::hit("engine-state-saved")?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if let Some(position) = &step.release
+            && let Some(log) = self.driver.change_stream()
+        {
+            log.release(position).await?;
+        }
+        Ok(heads)
+    }
+
+    /// Takes a stream's head, as the destination has it, into the state.
+    pub(crate) fn record(&self, names: &StateEntry, head: &StreamHead) {
+        let (chunks, chunks_done) = match &head.open {
+            Some(open) => (
+                open.plan.iter().filter(|chunk| !open.done.contains_key(&chunk.number)).cloned().collect(),
+                u32::try_from(open.done.len()).unwrap_or(u32::MAX),
+            ),
+            None => (Vec::new(), 0),
+        };
+        let cursor = head.progress.cursor.as_ref().map(|cursor| {
+            let column_type = head
+                .definition
+                .iter()
+                .flat_map(|definition| &definition.columns)
+                .find(|column| column.name == cursor.column)
+                .and_then(|column| column.column_type.parse().ok())
+                .unwrap_or(lakeward_core::ColumnType::Text);
+            (cursor.column.clone(), crate::cursor::format_cursor_value(&cursor.value, &column_type))
+        });
+        let stream = StreamState {
+            sync_mode: head.definition.as_ref().map_or(names.sync_mode, |definition| definition.sync_mode),
+            generation: head.generation,
+            position: head.progress.position.clone(),
+            commit: head.commit,
+            chunks,
+            chunks_done,
+            rows_synced: head.rows,
+            pass: head.progress.pass,
+            cursor,
+            window: head.window.as_ref().map(|window| window.path.clone()),
+        };
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two commits of one stream may end in either order here; the later one says how it stands.
+        let later = keeper.state.streams.get(&names.source).is_none_or(|known| known.commit <= stream.commit);
+        if later {
+            keeper.state.streams.insert(names.source.clone(), stream);
+            keeper.dirty = true;
+        }
+    }
+
+    /// The number of the last commit that the state knows of a stream.
+    pub(crate) fn known_commit(&self, source: &StreamId) -> Option<u64> {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.state.streams.get(source).map(|stream| stream.commit)
+    }
+
+    /// Saves the state: at once where `now`, else as often as its share of the time allows.
+    async fn save(&self, now: bool) -> Result<()> {
+        let _saving = match self.saving.try_lock() {
+            Ok(saving) => saving,
+            Err(_) if now => self.saving.lock().await,
+            Err(_) => return Ok(()),
+        };
+        let snapshot = {
+            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = keeper.saved.elapsed() >= keeper.saving_took * SAVE_PAUSE_FACTOR;
+            if !keeper.dirty || !(now || due) {
+                return Ok(());
+            }
+            // A save that fails ends the run: nothing has to know that it is still to be done.
+            keeper.dirty = false;
+            keeper.state.clone()
+        };
+        let store = self.store.clone();
+        let began = Instant::now();
+        tokio::task::spawn_blocking(move || store.save(&snapshot))
+            .await
+            .map_err(|error| Error::bug("saving the state ended early").source(error))??;
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.saved = Instant::now();
+        keeper.saving_took = began.elapsed();
+        Ok(())
+    }
+
+    /// Waits for commits that are under way, then saves what was not saved yet. The end of a run.
+    pub(crate) async fn finish(&self) -> Result<()> {
+        self.under_way.close();
+        self.under_way.wait().await;
+        self.save(true).await
+    }
+}

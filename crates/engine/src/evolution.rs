@@ -1,0 +1,107 @@
+//! What becomes of a stream's newest generation when its definition is no longer the same.
+
+use lakeward_core::{
+    Column, ColumnType, ConfiguredStream, Definition, Error, ErrorKind, OnSchemaChange, Result, Schema,
+};
+
+/// The answer.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Evolution {
+    /// The generation goes on as it is.
+    Unchanged,
+    /// The generation goes on; files written from now on have other columns too.
+    Widened,
+    /// Rows that are there already would feel the change: all are read again into a new generation.
+    NewGeneration(String),
+}
+
+/// Adds the columns that the generation has and the source lost: they stay at the end of the files, and are null.
+pub(crate) fn with_retired_columns(
+    stream: &ConfiguredStream,
+    before: &Definition,
+) -> Result<ConfiguredStream> {
+    let mut columns = Vec::new();
+    for column in before.columns.iter().filter(|column| stream.schema.column(&column.name).is_none()) {
+        columns.push(Column {
+            name: column.name.clone(),
+            identity: column.identity.clone(),
+            column_type: column.column_type.parse::<ColumnType>()?,
+            source_type: String::new(),
+            nullable: true,
+            generated: false,
+            existing_default: false,
+            unique: false,
+            comment: None,
+            suggested_type: None,
+        });
+    }
+    Ok(ConfiguredStream { retired: Schema { columns }, ..stream.clone() })
+}
+
+/// Compares what a generation is with what the stream is now, under the stream's policy.
+///
+/// `storage_changed` says whether the source rewrote the stream's storage since, as an `ADD COLUMN` with a
+/// volatile default does.
+///
+/// # Errors
+/// `Schema` where columns changed and the policy is to fail.
+pub(crate) fn evolution(
+    before: &Definition,
+    stream: &ConfiguredStream,
+    storage_changed: bool,
+) -> Result<Evolution> {
+    let now = stream.definition();
+    for (what, same) in [
+        ("the source stream", before.source_stream == now.source_stream),
+        ("sync_mode", before.sync_mode == now.sync_mode),
+        ("the cursor", before.cursor == now.cursor),
+        ("the filter", before.filter == now.filter),
+        ("the partition", before.partition == now.partition),
+    ] {
+        if !same {
+            return Ok(Evolution::NewGeneration(format!("{what} changed")));
+        }
+    }
+    let felt = if before.key == now.key {
+        stream.schema.columns.iter().find_map(|column| felt_by_existing_rows(before, column, storage_changed))
+    } else {
+        Some("the key changed".to_owned())
+    };
+    let widened = stream
+        .schema
+        .columns
+        .iter()
+        .any(|column| !before.columns.iter().any(|known| known.name == column.name));
+    if felt.is_none() && !widened {
+        return Ok(Evolution::Unchanged);
+    }
+    let what = felt.clone().unwrap_or_else(|| "columns were added".to_owned());
+    match stream.on_schema_change {
+        OnSchemaChange::Fail => Err(Error::new(ErrorKind::Schema, "the stream's columns changed")
+            .at("stream", &stream.id)
+            .at("change", what)
+            .hint("set on_schema_change to evolve or resnapshot, or clear the stream")),
+        OnSchemaChange::Resnapshot => Ok(Evolution::NewGeneration(what)),
+        OnSchemaChange::Evolve => Ok(felt.map_or(Evolution::Widened, Evolution::NewGeneration)),
+    }
+}
+
+/// Why rows that were read before would read differently now because of this column.
+fn felt_by_existing_rows(before: &Definition, column: &Column, storage_changed: bool) -> Option<String> {
+    let name = &column.name;
+    if let Some(known) = before.columns.iter().find(|known| known.name == *name) {
+        let column_type = column.column_type.to_string();
+        return if known.column_type != column_type {
+            Some(format!("column \"{name}\" was {}, is {column_type}", known.column_type))
+        } else if known.identity != column.identity {
+            Some(format!("column \"{name}\" was dropped and added again"))
+        } else {
+            None
+        };
+    }
+    if let Some(known) = before.columns.iter().find(|known| known.identity == column.identity) {
+        return Some(format!("column \"{}\" was renamed to \"{name}\"", known.name));
+    }
+    let filled = column.existing_default || column.generated || storage_changed;
+    filled.then(|| format!("column \"{name}\" is new and existing rows may have a value in it"))
+}

@@ -1,0 +1,75 @@
+//! What a run may use.
+
+use std::time::Duration;
+
+use lakeward_core::ChangeMode;
+use tokio_util::sync::CancellationToken;
+
+/// How often a change stream commits: at the first transaction boundary after either is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointInterval {
+    /// Time since the last checkpoint.
+    pub time: Duration,
+    /// Bytes of changes since the last checkpoint.
+    pub bytes: u64,
+}
+
+impl Default for CheckpointInterval {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(1), bytes: 64 << 20 }
+    }
+}
+
+/// What a run may use, and how it ends.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Resident memory of the whole process, in bytes.
+    pub memory_limit: u64,
+    /// Connections that read at once; the source's own bound where `None`.
+    pub max_connections: Option<usize>,
+    /// Bytes at the source that a chunk of a backfill should have.
+    pub chunk_bytes: u64,
+    /// How change streams run; the source's default where `None`.
+    pub cdc_mode: Option<ChangeMode>,
+    /// When change streams commit.
+    pub checkpoint_interval: CheckpointInterval,
+    /// Whether change streams go on after they have caught up.
+    pub follow: bool,
+    /// Asks the run to finish what is committing and to end.
+    pub cancel: CancellationToken,
+}
+
+impl Options {
+    /// 1 GiB.
+    pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
+    /// 256 MiB.
+    pub const DEFAULT_CHUNK_BYTES: u64 = 256 << 20;
+
+    /// Of the memory limit, what batches and open files may take; the rest is the process itself, buffers of
+    /// sockets and compressors, and what the allocator keeps.
+    const BUDGET_PERCENT: u64 = 60;
+
+    pub(crate) fn budget_bytes(&self) -> usize {
+        usize::try_from(self.memory_limit / 100 * Self::BUDGET_PERCENT).unwrap_or(usize::MAX)
+    }
+
+    /// The size at which a reader hands a batch over: large enough that its cost does not count, small enough
+    /// that all readers' batches fit into half the budget several times.
+    pub(crate) fn batch_bytes(&self, readers: usize) -> usize {
+        (self.budget_bytes() / 2 / readers.max(1) / 6).clamp(64 << 10, 4 << 20)
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memory_limit: Self::DEFAULT_MEMORY_LIMIT,
+            max_connections: None,
+            chunk_bytes: Self::DEFAULT_CHUNK_BYTES,
+            cdc_mode: None,
+            checkpoint_interval: CheckpointInterval::default(),
+            follow: false,
+            cancel: CancellationToken::new(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The beginning of a run: who is who, does the state belong here, and does it know what the destination holds.
+
+use std::sync::Arc;
+
+use lakeward_core::{
+    Destination, DriverInterface, Error, ErrorKind, Pipeline, Result, Run, SourceIdentity, StreamId,
+};
+use lakeward_state::{State, StateStore};
+
+/// Joins source, destination and state, or refuses.
+///
+/// A fresh pipeline is saved before anything is written anywhere else.
+///
+/// # Errors
+/// `State` where the state belongs to another source or destination, or where there is none although the
+/// destination holds commits of one of `targets`.
+pub(crate) async fn join(
+    driver: &Arc<dyn DriverInterface>,
+    destination: &Arc<dyn Destination>,
+    store: &Arc<StateStore>,
+    targets: &[StreamId],
+) -> Result<(State, Run)> {
+    let source = driver.identity().await?;
+    let identity = destination.identity().await?;
+    let state = match store.load()? {
+        Some(state) => {
+            let place = store.path().display().to_string();
+            same_source(&state.pipeline.source, &source).map_err(|error| error.at("file", &place))?;
+            if state.pipeline.destination != identity {
+                return Err(Error::new(ErrorKind::State, "the state belongs to another destination")
+                    .at("file", &place)
+                    .hint(
+                        "use the destination it was made with, another --state, or `lakeward state rebuild`",
+                    ));
+            }
+            state
+        }
+        None => {
+            refuse_unknown_commits(destination, targets).await?;
+            let pipeline = Pipeline { id: ulid::Ulid::new().to_string(), source, destination: identity };
+            let state = State::new(pipeline);
+            store.save(&state)?;
+            state
+        }
+    };
+    let run = Run {
+        id: ulid::Ulid::new().to_string(),
+        pipeline: state.pipeline.id.clone(),
+        source: state.pipeline.source.clone(),
+    };
+    Ok((state, run))
+}
+
+fn same_source(known: &SourceIdentity, now: &SourceIdentity) -> Result<()> {
+    if known == now {
+        return Ok(());
+    }
+    let differing: Vec<&str> = known
+        .facts
+        .iter()
+        .filter(|(name, value)| now.facts.get(*name) != Some(value))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let what = if known.kind == now.kind { differing.join(", ") } else { "kind".to_owned() };
+    Err(Error::new(ErrorKind::State, "the state belongs to another source")
+        .at("differing", what)
+        .hint("use the source it was made with, or another --state and another destination"))
+}
+
+/// Without a state nothing says how far a stream had come: that must never read as "first run".
+async fn refuse_unknown_commits(destination: &Arc<dyn Destination>, targets: &[StreamId]) -> Result<()> {
+    let heads = destination.heads().await?;
+    match heads.iter().find(|(id, head)| head.commit > 0 && targets.contains(id)) {
+        None => Ok(()),
+        Some((id, head)) => Err(Error::new(
+            ErrorKind::State,
+            "there is no state, but the destination holds commits of a stream",
+        )
+        .at("stream", id)
+        .at("last commit", head.commit)
+        .hint(
+            "put the state file back, make it anew with `lakeward state rebuild`, or remove the stream's \
+                     data with `lakeward clear`",
+        )),
+    }
+}

@@ -1,0 +1,271 @@
+//! One stream in one run: taking it over, running it in its mode, copying batches into units, counting.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures::StreamExt;
+use lakeward_core::{
+    BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
+    MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, StreamId, SyncMode, WrittenFile,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::{CommitPath, StateEntry};
+use crate::events::{Event, EventSink, StreamSummary};
+use crate::evolution::{evolution, with_retired_columns};
+use crate::options::Options;
+use crate::writer_pool::{PooledWriter, WriterPool};
+
+/// What all streams of a run share.
+pub(crate) struct RunContext {
+    pub(crate) driver: Arc<dyn DriverInterface>,
+    pub(crate) destination: Arc<dyn Destination>,
+    pub(crate) commits: Arc<CommitPath>,
+    pub(crate) events: Arc<dyn EventSink>,
+    /// By its name at the destination, each stream's last commit when the run began.
+    pub(crate) commits_found: BTreeMap<StreamId, u64>,
+    pub(crate) options: Options,
+    pub(crate) run: Run,
+    pub(crate) pool: WriterPool,
+    pub(crate) budget: MemoryBudget,
+    /// One permit for each connection that may read.
+    pub(crate) readers: Arc<Semaphore>,
+    pub(crate) reader_count: usize,
+}
+
+impl RunContext {
+    pub(crate) fn read_context(&self, cancel: &CancellationToken) -> ReadContext {
+        ReadContext {
+            budget: self.budget.clone(),
+            batch_bytes: self.options.batch_bytes(self.reader_count),
+            cancel: cancel.clone(),
+        }
+    }
+
+    /// Waits for one of the connections that may read.
+    pub(crate) async fn reader(&self) -> Result<OwnedSemaphorePermit> {
+        let permit = self.readers.clone().acquire_owned().await;
+        permit.map_err(|_| Error::bug("the readers' semaphore was closed"))
+    }
+}
+
+/// What a run did for a stream so far.
+#[derive(Default)]
+struct Tally {
+    rows: u64,
+    bytes: u64,
+    files: u64,
+    chunks_kept: u64,
+    retries: u64,
+    bad_values: BadValues,
+}
+
+/// One stream in one run.
+pub(crate) struct StreamRun {
+    pub(crate) context: Arc<RunContext>,
+    pub(crate) stream: Arc<ConfiguredStream>,
+    pub(crate) entry: StateEntry,
+    pub(crate) estimated_rows: Option<u64>,
+    head: Mutex<StreamHead>,
+    tally: Mutex<Tally>,
+    began: Instant,
+}
+
+/// Files of a unit and what went into them.
+pub(crate) struct Copied {
+    pub(crate) files: Vec<WrittenFile>,
+    pub(crate) rows: u64,
+    pub(crate) bad_values: BadValues,
+}
+
+impl StreamRun {
+    pub(crate) fn new(
+        context: Arc<RunContext>,
+        stream: Arc<ConfiguredStream>,
+        estimated_rows: Option<u64>,
+    ) -> Self {
+        let entry = StateEntry { source: stream.id.clone(), sync_mode: stream.sync_mode };
+        Self {
+            context,
+            stream,
+            entry,
+            estimated_rows,
+            head: Mutex::new(StreamHead::default()),
+            tally: Mutex::new(Tally::default()),
+            began: Instant::now(),
+        }
+    }
+
+    /// Takes the stream over at the destination and runs it in its mode.
+    pub(crate) async fn sync(self) -> Result<StreamSummary> {
+        // Before the claim, which would take the number of a missing commit.
+        let found = self.context.commits_found.get(&self.stream.target).copied().unwrap_or(0);
+        if let Some(known) = self.context.commits.known_commit(&self.stream.id)
+            && known > found
+        {
+            return Err(Error::new(
+                ErrorKind::State,
+                "the destination is behind the state: commits are missing",
+            )
+            .at("state's last commit", known)
+            .at("destination's last commit", found)
+            .hint("restore the destination, or remove the stream's data and state with `lakeward clear`"));
+        }
+        let head = self.context.destination.prepare(&self.stream.target, &self.context.run).await?;
+        if head.commit > 0 {
+            self.context.commits.record(&self.entry, &head);
+        }
+        self.set_head(head);
+        match self.stream.sync_mode {
+            SyncMode::FullRefresh => {
+                self.refuse_forbidden_change()?;
+                self.backfill().await?;
+            }
+            SyncMode::Incremental => self.incremental().await?,
+            SyncMode::Cdc | SyncMode::StrictCdc => self.run_change_stream().await?,
+        }
+        let summary = self.summary();
+        self.context.events.event(&Event::StreamFinished(summary.clone()));
+        Ok(summary)
+    }
+
+    /// A full refresh takes any columns, unless the user said that a change is to stop it.
+    fn refuse_forbidden_change(&self) -> Result<()> {
+        let head = self.head();
+        if let Some(before) = &head.definition
+            && before.sync_mode == self.stream.sync_mode
+        {
+            let stream = with_retired_columns(&self.stream, before)?;
+            evolution(before, &stream, false)?;
+        }
+        Ok(())
+    }
+
+    /// Writes batches, each as `admit` lets it through, until they end.
+    pub(crate) async fn copy(
+        &self,
+        batches: BatchStream,
+        mut writer: PooledWriter,
+        keep_empty: bool,
+        stop: &CancellationToken,
+        admit: impl FnMut(Batch) -> Result<Option<Batch>> + Send,
+    ) -> Result<Copied> {
+        match self.write_all(batches, &mut writer, stop, admit).await {
+            Ok((rows, bad_values)) => {
+                let files = writer.finish(keep_empty).await?;
+                Ok(Copied { files, rows, bad_values })
+            }
+            Err(error) => {
+                writer.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_all(
+        &self,
+        mut batches: BatchStream,
+        writer: &mut PooledWriter,
+        stop: &CancellationToken,
+        mut admit: impl FnMut(Batch) -> Result<Option<Batch>> + Send,
+    ) -> Result<(u64, BadValues)> {
+        let mut rows = 0;
+        let mut bad_values = BadValues::default();
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Error::cancelled()),
+                next = batches.next() => next,
+            };
+            let Some(batch) = next else {
+                return Ok((rows, bad_values));
+            };
+            let batch = batch?;
+            self.context.events.event(&Event::RowsRead {
+                stream: self.stream.id.clone(),
+                rows: batch.rows.num_rows() as u64,
+                bytes: batch.rows.get_array_memory_size() as u64,
+            });
+            if let Some(batch) = admit(batch)? {
+                rows += batch.rows.num_rows() as u64;
+                bad_values.merge(&batch.bad_values);
+                writer.write(batch).await?;
+            }
+        }
+    }
+
+    /// Commits a unit of this stream by the one path that there is.
+    pub(crate) async fn commit(
+        &self,
+        commit: StreamCommit,
+        notify: impl FnOnce(&StreamHead) -> Vec<Event> + Send + 'static,
+    ) -> Result<()> {
+        let head = self.context.commits.commit(&self.entry, commit, notify).await?;
+        self.set_head(head);
+        Ok(())
+    }
+
+    /// Adds what was committed to the summary.
+    pub(crate) fn count(&self, copied: &Copied) {
+        let mut tally = self.tally();
+        tally.rows += copied.rows;
+        tally.files += copied.files.len() as u64;
+        tally.bytes += copied.files.iter().map(|file| file.bytes).sum::<u64>();
+        tally.bad_values.merge(&copied.bad_values);
+    }
+
+    /// One more step was tried again.
+    pub(crate) fn count_retry(&self) {
+        self.tally().retries += 1;
+    }
+
+    /// So many chunks of an earlier session stand as they are.
+    pub(crate) fn count_kept(&self, chunks: u64) {
+        self.tally().chunks_kept = chunks;
+    }
+
+    pub(crate) fn unit(&self, generation: u32, what: &str) -> String {
+        format!("generation/{}/{generation}/{what}", self.stream.target)
+    }
+
+    pub(crate) fn head(&self) -> StreamHead {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Chunks commit concurrently; the head with the greatest number is the stream's.
+    fn set_head(&self, head: StreamHead) {
+        let mut current = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        if head.commit >= current.commit {
+            *current = head;
+        }
+    }
+
+    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn summary(&self) -> StreamSummary {
+        let head = self.head();
+        let tally = self.tally();
+        let columns = &self.stream.schema.columns;
+        StreamSummary {
+            stream: self.stream.id.clone(),
+            mode: self.stream.sync_mode,
+            generation: head.generation,
+            commit: head.commit,
+            rows: tally.rows,
+            bytes: tally.bytes,
+            files: tally.files,
+            chunks_kept: tally.chunks_kept,
+            bad_values: tally
+                .bad_values
+                .iter()
+                .filter_map(|(column, count)| Some((columns.get(column)?.name.clone(), count)))
+                .collect(),
+            retries: tally.retries,
+            seconds: self.began.elapsed().as_secs_f64(),
+        }
+    }
+}

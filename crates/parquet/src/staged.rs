@@ -1,0 +1,141 @@
+//! One Parquet file on its way: encoded, hashed while it is written, synced when it is done.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use lakeward_core::{Error, ErrorKind, Result, failpoint};
+use parquet::arrow::ArrowWriter;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use sha2::{Digest, Sha256};
+
+use crate::durable::remove_file;
+use crate::error::{io_error, parquet_error};
+use crate::layout::hex;
+
+/// A file that is being written. Dropped unfinished, it removes itself.
+pub(crate) struct StagedFile {
+    /// Absent once it is finished.
+    writer: Option<ArrowWriter<Hashed>>,
+    path: PathBuf,
+    rows: u64,
+    finished: bool,
+}
+
+/// A file that is whole and synced.
+pub(crate) struct Finished {
+    pub(crate) path: PathBuf,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) sha256: String,
+}
+
+struct Hashed {
+    file: File,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.hash.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl StagedFile {
+    pub(crate) fn create(
+        path: PathBuf,
+        schema: &SchemaRef,
+        properties: Arc<WriterProperties>,
+    ) -> Result<Self> {
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| match e.kind() {
+                // A later run empties the staging of those before it.
+                io::ErrorKind::NotFound => {
+                    Error::new(ErrorKind::Conflict, "another run has taken this stream over: staging is gone")
+                        .at("path", path.display())
+                        .source(e)
+                        .hint("let only one run at a time work on a pipeline")
+                }
+                _ => io_error("create a file", &path, e),
+            })?;
+        let target = Hashed { file, hash: Sha256::new(), bytes: 0 };
+        let writer = ArrowWriter::try_new(target, schema.clone(), Some(properties.as_ref().clone()))
+            .map_err(|e| parquet_error(&path, e))?;
+        Ok(Self { writer: Some(writer), path, rows: 0, finished: false })
+    }
+
+    pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.rows += rows.num_rows() as u64;
+        match &mut self.writer {
+            Some(writer) => writer.write(rows).map_err(|e| parquet_error(&self.path, e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes that the file has, or would have if it were closed now.
+    pub(crate) fn size(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| (writer.bytes_written() + writer.in_progress_size()) as u64)
+    }
+
+    /// Bytes that the open row group takes in memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.writer.as_ref().map_or(0, ArrowWriter::memory_size)
+    }
+
+    /// Closes the row group; `false` where none is open.
+    pub(crate) fn flush(&mut self) -> Result<bool> {
+        match &mut self.writer {
+            Some(writer) if writer.in_progress_rows() > 0 => {
+                writer.flush().map_err(|e| parquet_error(&self.path, e))?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Adds an entry to the footer.
+    pub(crate) fn note(&mut self, key: &str, value: String) {
+        if let Some(writer) = &mut self.writer {
+            writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+    }
+
+    /// Writes the footer and syncs.
+    pub(crate) fn finish(mut self) -> Result<Finished> {
+        let Some(writer) = self.writer.take() else {
+            return Err(Error::bug("a file was finished twice"));
+        };
+        let target = writer.into_inner().map_err(|e| parquet_error(&self.path, e))?;
+        failpoint::hit("parquet-stage-written")?;
+        target.file.sync_all().map_err(|e| io_error("sync a file", &self.path, e))?;
+        failpoint::hit("parquet-file-synced")?;
+        self.finished = true;
+        Ok(Finished {
+            path: std::mem::take(&mut self.path),
+            rows: self.rows,
+            bytes: target.bytes,
+            sha256: hex(&target.hash.finalize()),
+        })
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Staging is swept at the next start if this fails.
+            let _ = remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Backfills: one snapshot per stream, held by a connection of its own and read by many.
+//!
+//! Guarantee: what is read under a session is exactly what its snapshot sees. The tables are locked before the
+//! snapshot is taken, so that nothing rewrites or empties them, and their files are compared with those that the
+//! snapshot knows, because a table that was rewritten in between would silently show fewer rows.
+
+use std::collections::BTreeMap;
+
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Fingerprint, Result, Session, StreamId};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::catalog::{self, RelationKind};
+use crate::connect::{Connection, Connector};
+use crate::copy;
+use crate::decode::RowDecoder;
+use crate::error::sqlstate;
+use crate::schema::{Depth, Described, describe};
+use crate::session::{Detail, Holders, ReadColumn, ReadRelation, Snapshot, lock};
+
+/// How often a session is begun anew because a table changed its file or its partitions in the moment between.
+const ATTEMPTS: usize = 5;
+
+/// Opens a session for a stream and keeps it open.
+pub(crate) async fn begin(
+    connector: &Connector,
+    holders: &Holders,
+    stream: &ConfiguredStream,
+) -> Result<Session> {
+    for _ in 0..ATTEMPTS {
+        if let Some(session) = attempt(connector, holders, stream).await? {
+            return Ok(session);
+        }
+    }
+    Err(Error::new(ErrorKind::Connection, "the table is rewritten again and again while a snapshot is taken")
+        .at("stream", &stream.id)
+        .hint("wait for VACUUM FULL, TRUNCATE, CLUSTER or partition changes to end"))
+}
+
+/// `None` where the table changed under our hands and another attempt may do better.
+async fn attempt(
+    connector: &Connector,
+    holders: &Holders,
+    stream: &ConfiguredStream,
+) -> Result<Option<Session>> {
+    let version = connector.version().await?;
+    let connection = connector.connect().await?;
+    let before = relations(&connection, version, &stream.id).await?;
+    if before.is_empty() {
+        return Err(gone(&stream.id));
+    }
+    connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let lockable = before.iter().filter(|found| match found.relation.kind {
+        // Only heaps are protected by their file's name; a partitioned root keeps its partitions.
+        RelationKind::Table | RelationKind::Partitioned | RelationKind::MaterializedView => true,
+        RelationKind::View | RelationKind::Foreign => false,
+    });
+    for statement in lock(lockable.map(|found| &found.relation)) {
+        if let Err(error) = connection.run(&statement).await {
+            return Err(explain_lock(&connection, &before, error).await.at("stream", &stream.id));
+        }
+    }
+    let found = relations(&connection, version, &stream.id).await?;
+    let same = found.len() == before.len()
+        && found.iter().zip(&before).all(|(a, b)| {
+            a.relation.oid == b.relation.oid
+                && a.relation.name == b.relation.name
+                && a.relation.schema == b.relation.schema
+        });
+    if !same || found.iter().any(|found| found.relation.filenode != found.current) {
+        return Ok(None);
+    }
+    let Some(described) =
+        describe(connector, &connection, std::slice::from_ref(&stream.id), Depth::Read).await?.pop()
+    else {
+        return Err(gone(&stream.id));
+    };
+    check_readable(&described)?;
+    check_columns(stream, &described)?;
+
+    let snapshot = Snapshot::current(&connection).await?;
+    let token: String = connection.row("SELECT pg_export_snapshot()", &[]).await?.get(0);
+    let relations: Vec<ReadRelation> = found
+        .iter()
+        .map(|found| found.relation.clone())
+        .filter(|relation| !matches!(relation.kind, RelationKind::Partitioned | RelationKind::View))
+        .collect();
+    let fingerprint = fingerprint(&connection, version, stream, &described, &relations, &token).await?;
+    let columns = read_columns(stream, &described);
+    let detail = Detail {
+        version,
+        format: copy::format(connector.settings().copy_format, stream, &columns),
+        columns,
+        sql_types: described
+            .columns
+            .iter()
+            .map(|(column, _)| (column.name.clone(), column.sql_type.clone()))
+            .collect(),
+        key: described.stream.primary_key.clone(),
+        // A table is its own only relation; what has none is read as a whole.
+        root: found
+            .into_iter()
+            .find(|found| found.relation.oid == described.relation.oid)
+            .map(|found| found.relation)
+            .ok_or_else(|| gone(&stream.id))?,
+        relations: relations
+            .into_iter()
+            .filter(|relation| relation.heap || relation.oid != described.relation.oid)
+            .collect(),
+    };
+    let detail = serde_json::to_value(&detail)
+        .map_err(|error| Error::bug("a session's detail cannot be written").source(error))?;
+    holders.keep(&token, connection);
+    Ok(Some(Session {
+        token,
+        position: None,
+        sequence: 0,
+        endpoint: connector.address(),
+        expires_at: None,
+        snapshot: snapshot.to_value(),
+        fingerprint,
+        detail,
+    }))
+}
+
+fn gone(id: &StreamId) -> Error {
+    Error::new(ErrorKind::Schema, "the table is gone")
+        .at("stream", id)
+        .hint("run `lakeward discover` again, and take it out of streams.json")
+}
+
+/// A relation with the file that it has at this very moment, whatever the snapshot says.
+struct Found {
+    relation: ReadRelation,
+    current: Option<u32>,
+}
+
+/// The stream's relation and all that hang below it if it is partitioned, by OID.
+async fn relations(connection: &Connection, version: u32, id: &StreamId) -> Result<Vec<Found>> {
+    // Before 12 there is one way only to store a table.
+    let heap = if version >= 12 {
+        "c.relam = (SELECT oid FROM pg_catalog.pg_am WHERE amname = 'heap')"
+    } else {
+        "true"
+    };
+    let sql = format!(
+        "WITH RECURSIVE tree(oid, relkind) AS (SELECT c.oid, c.relkind FROM pg_catalog.pg_class c \
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+           WHERE n.nspname::text = $1::text AND c.relname::text = $2::text \
+           UNION ALL SELECT c.oid, c.relkind FROM tree t \
+           JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND t.relkind = 'p' \
+           JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid) \
+         SELECT c.oid, n.nspname, c.relname, c.relkind, c.relkind IN ('r', 'm') AND {heap}, \
+           nullif(c.relfilenode, 0), pg_relation_filenode(c.oid) \
+         FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY c.oid"
+    );
+    let rows = connection.rows(&sql, &[&id.namespace, &id.name]).await?;
+    Ok(rows
+        .iter()
+        .filter_map(|row| {
+            let kind = RelationKind::of(row.get(3))?;
+            let stored = matches!(kind, RelationKind::Table | RelationKind::MaterializedView);
+            let relation = ReadRelation {
+                oid: row.get(0),
+                schema: row.get(1),
+                name: row.get(2),
+                kind,
+                heap: row.get(4),
+                filenode: row.get::<_, Option<u32>>(5).filter(|_| stored),
+            };
+            Some(Found { relation, current: row.get::<_, Option<u32>>(6).filter(|_| stored) })
+        })
+        .collect())
+}
+
+/// Says who stands in the way of a lock.
+async fn explain_lock(connection: &Connection, relations: &[Found], error: Error) -> Error {
+    if sqlstate(&error) != Some("55P03") {
+        return error;
+    }
+    let oids: Vec<u32> = relations.iter().map(|found| found.relation.oid).collect();
+    let sql = "SELECT DISTINCT l.pid, c.relname FROM pg_catalog.pg_locks l \
+        JOIN pg_catalog.pg_class c ON c.oid = l.relation \
+        WHERE l.relation = ANY ($1::oid[]) AND l.mode = 'AccessExclusiveLock' AND l.pid IS NOT NULL \
+          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())";
+    let blockers = match connection.run("ROLLBACK").await {
+        Ok(()) => connection.rows(sql, &[&oids]).await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    let names: Vec<String> = blockers
+        .iter()
+        .map(|row| format!("pid {} on {}", row.get::<_, i32>(0), row.get::<_, String>(1)))
+        .collect();
+    let message = match names.is_empty() {
+        true => "the table could not be locked in time".to_owned(),
+        false => format!("the table could not be locked in time: blocked by {}", names.join(", ")),
+    };
+    Error::new(error.kind(), message)
+        .at("SQLSTATE", "55P03")
+        .hint("wait for that session or end it (SELECT pg_terminate_backend(pid)), or raise lock_timeout")
+}
+
+fn check_readable(described: &Described) -> Result<()> {
+    let relation = &described.relation;
+    if relation.row_security {
+        return Err(Error::new(ErrorKind::Source, "row-level security would hide rows from this role")
+            .at("stream", &relation.id)
+            .hint("ALTER ROLE <role> BYPASSRLS, or let the table's owner read it"));
+    }
+    if !relation.populated {
+        return Err(Error::new(ErrorKind::Source, "the materialized view has never been filled")
+            .at("stream", &relation.id)
+            .hint("REFRESH MATERIALIZED VIEW it first"));
+    }
+    Ok(())
+}
+
+/// The columns under the snapshot must be those that the stream was configured with.
+fn check_columns(stream: &ConfiguredStream, described: &Described) -> Result<()> {
+    let changed = |what: &str, name: &str| {
+        Err(Error::new(ErrorKind::Schema, what.to_owned())
+            .at("column", name)
+            .at("stream", &stream.id)
+            .hint("the table was altered since it was last described: run again"))
+    };
+    for column in &stream.schema.columns {
+        let Some((now, mapped)) = described.columns.iter().find(|(now, _)| now.name == column.name) else {
+            return changed("a column is gone", &column.name);
+        };
+        if now.source_type != column.source_type {
+            return changed("a column's type changed", &column.name);
+        }
+        if mapped.column_type != column.column_type
+            && !RowDecoder::supports(&mapped.pg_type, &column.column_type)
+        {
+            return changed("a column cannot be read as its configured type", &column.name);
+        }
+    }
+    for name in stream.filter.iter().flat_map(|filter| filter.columns()).chain(stream.chunk_column.as_deref())
+    {
+        if !described.columns.iter().any(|(now, _)| now.name == name) {
+            return changed("a column that a filter or chunk_column names is gone", name);
+        }
+    }
+    if !stream.key.is_empty() && stream.key != described.stream.primary_key {
+        return changed("the primary key changed", &stream.key.join(", "));
+    }
+    Ok(())
+}
+
+fn read_columns(stream: &ConfiguredStream, described: &Described) -> Vec<ReadColumn> {
+    stream
+        .schema
+        .columns
+        .iter()
+        .filter_map(|column| {
+            let (_, mapped) = described.columns.iter().find(|(now, _)| now.name == column.name)?;
+            Some(ReadColumn { name: column.name.clone(), pg_type: mapped.pg_type.clone() })
+        })
+        .collect()
+}
+
+/// What done chunks depend on, in hashes that mean the same in every run and build.
+async fn fingerprint(
+    connection: &Connection,
+    version: u32,
+    stream: &ConfiguredStream,
+    described: &Described,
+    relations: &[ReadRelation],
+    token: &str,
+) -> Result<Fingerprint> {
+    let used = |name: &str| {
+        stream.schema.column(name).is_some()
+            || stream.key.iter().any(|key| key == name)
+            || stream.filter.as_ref().is_some_and(|filter| filter.columns().contains(&name))
+            || stream.chunk_column.as_deref() == Some(name)
+    };
+    let line = |column: &catalog::ColumnRow| {
+        let target = stream.schema.column(&column.name).map(|column| column.column_type.to_string());
+        format!(
+            "{:?}",
+            (
+                column.attnum,
+                &column.name,
+                column.type_oid,
+                column.typmod,
+                column.collation,
+                &column.missing,
+                target
+            )
+        )
+    };
+    let columns: Vec<&catalog::ColumnRow> =
+        described.columns.iter().map(|(column, _)| column).filter(|column| used(&column.name)).collect();
+    let mut lines: Vec<String> = columns.iter().map(|column| line(column)).collect();
+    lines.extend(catalog::type_facts(connection, columns.iter().map(|column| column.type_oid)).await?);
+    let schema = hash(&lines);
+
+    let mut stored = BTreeMap::new();
+    let oids: Vec<u32> = relations.iter().map(|relation| relation.oid).collect();
+    let own = catalog::columns(connection, version, &oids).await?;
+    for relation in relations.iter().filter(|relation| relation.heap) {
+        let lines: Vec<String> = own
+            .get(&relation.oid)
+            .into_iter()
+            .flatten()
+            .filter(|column| used(&column.name))
+            .map(line)
+            .collect();
+        let file = relation.filenode.unwrap_or_default();
+        stored.insert(relation.oid.to_string(), format!("{file}-{}", &hash(&lines)[..16]));
+    }
+    // What has no storage of its own is never the same twice.
+    for relation in
+        relations.iter().filter(|relation| !relation.heap && relation.oid != described.relation.oid)
+    {
+        stored.insert(relation.oid.to_string(), token.to_owned());
+    }
+    if stored.is_empty() {
+        stored.insert(String::new(), token.to_owned());
+    }
+    let files: Vec<String> = relations
+        .iter()
+        .filter(|relation| relation.heap)
+        .map(|relation| format!("{}:{}", relation.oid, relation.filenode.unwrap_or_default()))
+        .collect();
+    Ok(Fingerprint { schema, storage: hash(&files), relations: stored })
+}
+
+fn hash(lines: &[String]) -> String {
+    format!("{:032x}", xxh3_128(lines.join("\n").as_bytes()))
+}

@@ -1,0 +1,145 @@
+//! Streams as this source describes them.
+
+use std::collections::HashMap;
+
+use lakeward_core::{Column, ColumnType, Result, Schema, Stream, StreamId, SyncMode};
+
+use crate::catalog::{self, ColumnRow, RelationRow};
+use crate::connect::{Connection, Connector};
+use crate::mapping::{self, Mapped};
+
+/// A stream with what its readers need to know and its users do not.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) stream: Stream,
+    pub(crate) relation: RelationRow,
+    /// In the order of the stream's columns.
+    pub(crate) columns: Vec<(ColumnRow, Mapped)>,
+}
+
+/// How much is asked of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// What reading needs.
+    Read,
+    /// Also what helps the user choose: suggestions from statistics.
+    Discover,
+}
+
+/// Describes streams in a handful of queries however many are named. One that is gone is left out.
+pub(crate) async fn describe(
+    connector: &Connector,
+    connection: &Connection,
+    ids: &[StreamId],
+    depth: Depth,
+) -> Result<Vec<Described>> {
+    let version = connector.version().await?;
+    let mut relations = catalog::relations(connection, ids).await?;
+    let order: HashMap<&StreamId, usize> = ids.iter().enumerate().map(|(n, id)| (id, n)).collect();
+    relations.sort_by_key(|relation| order.get(&relation.id).copied());
+    let oids: Vec<u32> = relations.iter().map(|relation| relation.oid).collect();
+    let mut columns = catalog::columns(connection, version, &oids).await?;
+    let types = catalog::types(connection, columns.values().flatten().map(|column| column.type_oid)).await?;
+    let mut keys = catalog::keys(connection, version, &oids).await?;
+
+    let unconstrained = &connector.settings().unconstrained_numeric;
+    let mut result = Vec::with_capacity(relations.len());
+    for relation in relations {
+        let columns: Vec<(ColumnRow, Mapped)> = columns
+            .remove(&relation.oid)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|column| {
+                let mapped = mapping::map(&types, column.type_oid, column.typmod, unconstrained);
+                (column, mapped)
+            })
+            .collect();
+        let keys = keys.remove(&relation.oid).unwrap_or_default();
+        let unique = |name: &str| keys.iter().any(|key| key.columns.len() == 1 && key.columns[0] == name);
+        let schema = Schema {
+            columns: columns
+                .iter()
+                .map(|(column, mapped)| Column {
+                    name: column.name.clone(),
+                    identity: column.attnum.to_string(),
+                    column_type: mapped.column_type.clone(),
+                    source_type: column.source_type.clone(),
+                    nullable: !column.not_null,
+                    generated: column.generated,
+                    existing_default: column.missing.is_some() || column.default_in_partitions,
+                    unique: unique(&column.name),
+                    comment: column.comment.clone(),
+                    suggested_type: None,
+                })
+                .collect(),
+        };
+        let primary_key =
+            keys.iter().find(|key| key.primary).map(|key| key.columns.clone()).unwrap_or_default();
+        let cursor_fields = cursor_fields(&columns, &primary_key);
+        // full_refresh comes first: an incremental stream needs a cursor that only the user can vouch for.
+        let mut sync_modes = vec![SyncMode::FullRefresh];
+        if !cursor_fields.is_empty() {
+            sync_modes.push(SyncMode::Incremental);
+        }
+        let stream = Stream {
+            id: relation.id.clone(),
+            schema,
+            primary_key,
+            cursor_fields,
+            sync_modes,
+            estimated_rows: relation.rows,
+            estimated_bytes: relation.bytes,
+            comment: relation.comment.clone(),
+        };
+        result.push(Described { stream, relation, columns });
+    }
+    if depth == Depth::Discover && *unconstrained == ColumnType::Text {
+        suggest(connection, &mut result).await?;
+    }
+    Ok(result)
+}
+
+/// Suggests decimals for numerics without precision, from the statistics that the role may see.
+async fn suggest(connection: &Connection, described: &mut [Described]) -> Result<()> {
+    let wanted: Vec<(&StreamId, &str)> = described
+        .iter()
+        .flat_map(|stream| {
+            let numerics = stream.columns.iter().filter(|(_, mapped)| mapped.unconstrained);
+            numerics.map(|(column, _)| (&stream.relation.id, column.name.as_str()))
+        })
+        .collect();
+    let statistics = catalog::statistics(connection, &wanted).await?;
+    for stream in described {
+        for column in &mut stream.stream.schema.columns {
+            let key = (stream.relation.id.clone(), column.name.clone());
+            if let Some(texts) = statistics.get(&key) {
+                column.suggested_type = mapping::suggest_decimal(texts.iter().map(String::as_str));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Columns that can serve as a cursor, the likeliest first: times of change, then the key, then the rest, with
+/// text (whose order is the collation's) last.
+fn cursor_fields(columns: &[(ColumnRow, Mapped)], key: &[String]) -> Vec<String> {
+    let rank = |column: &ColumnRow, mapped: &Mapped| {
+        let name = column.name.to_lowercase();
+        let time = matches!(mapped.column_type, ColumnType::Timestamp | ColumnType::TimestampTz);
+        let changed = ["updated", "modified", "changed"].iter().any(|word| name.contains(word));
+        match () {
+            () if time && changed => 0,
+            () if time && name.ends_with("_at") => 1,
+            () if key.len() == 1 && key[0] == column.name => 2,
+            () if mapped.column_type == ColumnType::Text && !mapped.unconstrained => 4,
+            () => 3,
+        }
+    };
+    let mut ranked: Vec<(i32, &str)> = columns
+        .iter()
+        .filter(|(_, mapped)| mapped.ordered)
+        .map(|(column, mapped)| (rank(column, mapped), column.name.as_str()))
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, name)| name.to_owned()).collect()
+}

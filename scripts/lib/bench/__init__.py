@@ -1,0 +1,1 @@
+"""The benchmarks: one module each, on a common test bed."""

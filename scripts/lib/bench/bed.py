@@ -1,0 +1,204 @@
+"""The test bed: a server, its tables, the program, and the check of what it wrote."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import host
+import postgres
+from bench import measure
+
+DATABASE = "lakeward_bench"
+SQL = host.PROJECT / "benches" / "sql"
+WORK = host.TARGET / "bench"
+CONTENTS = Path(__file__).resolve().parent / "contents.py"
+
+
+class Bed:
+    """Starts what is needed and stops what it started."""
+
+    def __init__(self, program):
+        self.program = str(program.resolve())
+
+    def __enter__(self):
+        self.server = postgres.Postgres18()
+        self.started = self.script("status", self.server.name, check=False).returncode != 0
+        if self.started:
+            self.script("start", self.server.name)
+        self.python = self.script("python", "--bench").stdout.strip()
+        self.port = self.server.read("port")
+        bindir = Path(self.server.read("bindir"))
+        own = bindir / "psql"
+        self.psql = str(own) if own.exists() else shutil.which("psql")
+        if self.psql is None:
+            raise host.Failure("needs psql: install the package postgresql-client")
+        self.environment = os.environ | {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": self.port,
+            "PGUSER": "postgres",
+            "PGPASSWORD": postgres.PASSWORD,
+            "PGDATABASE": DATABASE,
+        }
+        found = self.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{DATABASE}'", database="postgres")
+        if found == "0":
+            self.sql(f"CREATE DATABASE {DATABASE}", database="postgres")
+        WORK.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_):
+        if self.started:
+            self.script("stop", self.server.name)
+
+    def script(self, *arguments, check=True):
+        command = [str(host.PROJECT / "scripts" / "servers"), *arguments]
+        return subprocess.run(command, check=check, text=True, stdout=subprocess.PIPE)
+
+    # The source.
+
+    def copy_command(self, table, options=""):
+        """psql that copies a table to its standard output; the measure of what the source can give."""
+        return [self.psql, "--no-psqlrc", "--quiet", "--command", f"COPY {table} TO STDOUT {options}".strip()]
+
+    def sql(self, *statements, database=DATABASE):
+        command = [self.psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
+        command += ["--dbname", database]
+        for statement in statements:
+            command += ["--command", statement]
+        done = subprocess.run(command, env=self.environment, text=True, capture_output=True)
+        if done.returncode != 0:
+            raise host.Failure(done.stderr.strip())
+        return done.stdout.strip()
+
+    def table(self, name, rows):
+        """Fills a table, or finds it filled, and says what the hash of its rows is."""
+        script = SQL / f"{name}.sql"
+        mark = f"{rows} rows of {hashlib.sha256(script.read_bytes()).hexdigest()[:16]}"
+        if self.sql(f"SELECT obj_description(to_regclass('public.{name}'), 'pg_class')") != mark:
+            measure.say(f"filling {name} with {rows:,} rows")
+            command = [self.psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--set=rows={rows}"]
+            filled = [*command, "--file", str(script)]
+            done = subprocess.run(filled, env=self.environment, text=True, capture_output=True)
+            if done.returncode != 0:
+                raise host.Failure(f"{script}: {done.stderr.strip()}")
+            self.sql(f"COMMENT ON TABLE {name} IS '{mark}'", "CHECKPOINT")
+        kept = WORK / f"{name}.{mark.replace(' ', '-')}.json"
+        if not kept.exists():
+            measure.say(f"hashing {name} at the source")
+            kept.write_text(json.dumps(self.hash_source(name)))
+        return json.loads(kept.read_text())
+
+    def hash_source(self, name):
+        """Rows, and the sum over all rows of a hash of every column's text, which no order changes."""
+        listed = self.sql(
+            "SELECT json_agg(json_build_array(attname, format_type(atttypid, NULL)) ORDER BY attnum)"
+            f" FROM pg_attribute WHERE attrelid = 'public.{name}'::regclass AND attnum > 0 AND NOT attisdropped"
+        )
+        columns = json.loads(listed)
+        hashes = {}
+        for kind, picked in kinds(columns).items():
+            row = " || chr(31) || ".join(f"coalesce({column}::text, chr(30))" for column in picked)
+            one = f"('x' || left(md5({row}), 15))::bit(60)::bigint"
+            found = self.sql("SET TIME ZONE 'UTC'", f"SELECT count(*) || ' ' || sum({one}) FROM {name}")
+            rows, total = found.split()
+            hashes[kind] = {"columns": picked, "rows": int(rows), "sum": total}
+        return hashes
+
+    # What was written.
+
+    def check(self, directory, expected, kind="all"):
+        """Fails unless the Parquet files below a directory hold exactly the source's rows."""
+        wanted = expected[kind]
+        request = json.dumps({"directory": str(directory), "columns": wanted["columns"]})
+        done = subprocess.run([self.python, str(CONTENTS)], input=request, text=True, capture_output=True)
+        if done.returncode != 0:
+            raise host.Failure(f"could not read {directory}: {done.stderr.strip()[-2000:]}")
+        found = json.loads(done.stdout)
+        if (found["rows"], found["sum"]) != (wanted["rows"], wanted["sum"]):
+            raise host.Failure(f"{directory} does not hold the source's rows: {found}, expected {wanted}")
+        return found
+
+    def project(self, table):
+        return Project(self, table)
+
+    def versions(self):
+        git = ["git", "-C", str(host.PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
+        modules = "import duckdb, pyarrow, connectorx, json; " + (
+            "print(json.dumps({m.__name__: m.__version__ for m in (duckdb, pyarrow, connectorx)}))"
+        )
+        return {
+            "lakeward": f"{output([self.program, '--version'])} ({output(git)})",
+            "postgresql": self.sql("SHOW server_version"),
+            "psql": output([self.psql, "--version"]),
+            "rustc": output(["rustc", "--version"]),
+            **json.loads(output([self.python, "-c", modules])),
+        }
+
+    def context(self, rows):
+        settings = ("shared_buffers", "fsync", "synchronous_commit", "wal_level")
+        return {
+            "machine": measure.machine(),
+            "versions": self.versions(),
+            "server_settings": {name: self.sql(f"SHOW {name}") for name in settings},
+            "rows": rows,
+        }
+
+
+def kinds(columns):
+    """The columns of each check: all, and those whose type a peer need not change."""
+    exact = [name for name, kind in columns if kind != "numeric"]
+    return {"all": [name for name, _ in columns], "exact": exact}
+
+
+def output(command):
+    done = subprocess.run([str(part) for part in command], text=True, capture_output=True)
+    return done.stdout.strip() or done.stderr.strip()
+
+
+class Project:
+    """The configs of one table's replication; every sync goes into a lake of its own."""
+
+    def __init__(self, bed, table):
+        self.bed, self.table = bed, table
+        self.directory = WORK / table
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        source = {"type": "postgres", "host": "127.0.0.1", "port": int(bed.port), "database": DATABASE}
+        source |= {"username": "postgres", "password": "${PGPASSWORD}", "ssl": {"mode": "disable"}}
+        source |= {"max_connections": 16}
+        self.write("source.json", source)
+        self.write("destination.json", {"type": "parquet", "path": "./lake"})
+        discover = [bed.program, "discover", "--config", "source.json", "--output", "streams.json"]
+        measure.run(discover, cwd=self.directory, env=bed.environment)
+        streams = json.loads((self.directory / "streams.json").read_text())
+        chosen = {"stream_name": table, "sync_mode": "full_refresh"}
+        streams["selected_streams"] = {"public": [chosen]}
+        self.write("streams.json", streams)
+
+    def write(self, name, content):
+        (self.directory / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    def command(self, *more):
+        command = [self.bed.program, "sync", "--config", "source.json", "--destination", "destination.json"]
+        return [*command, "--streams", "streams.json", "--state", "state.json", *more]
+
+    def forget(self):
+        """Back to before the first sync."""
+        shutil.rmtree(self.directory / "lake", ignore_errors=True)
+        for left in self.directory.glob("state.json*"):
+            left.unlink()
+
+    def sync(self, expected, *more):
+        """A first sync, measured, whose files were then found to hold the source's rows."""
+        self.forget()
+        # What an earlier run wrote is written back by the system before this one starts.
+        os.sync()
+        command = self.command("--progress", "never", "--log-level", "warn", *more)
+        done = measure.run(command, cwd=self.directory, env=self.bed.environment)
+        self.bed.check(self.directory / "lake", expected)
+        return done
+
+    def lake_bytes(self):
+        return sum(path.stat().st_size for path in (self.directory / "lake").rglob("*.parquet"))

@@ -1,0 +1,116 @@
+"""Runs of programs, with what the kernel says they took, and results as they are kept."""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from typing import NamedTuple
+
+import host
+
+RESULTS = host.PROJECT / "benches" / "results"
+
+
+class Run(NamedTuple):
+    """One run of a program. CPU and memory are its own, without the server's."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+    # What it wrote to standard error.
+    said: str = ""
+
+    def to_json(self):
+        return {
+            "seconds": round(self.seconds, 4),
+            "cpu_seconds": round(self.cpu_seconds, 4),
+            "peak_rss_bytes": self.peak_rss_bytes,
+        }
+
+
+def run(command, **options):
+    """Runs a command to its end with its results thrown away. Fails where the command does."""
+    command = [str(part) for part in command]
+    with tempfile.TemporaryFile() as said:
+        started = time.monotonic()
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, **options
+        )
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        seconds = time.monotonic() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    if child.returncode != 0:
+        raise host.Failure(f"`{' '.join(command)}` ended with {child.returncode}:\n{words[-2000:]}")
+    # Linux counts ru_maxrss in KiB.
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, words)
+
+
+def median(runs, what="seconds"):
+    return statistics.median(getattr(one, what) for one in runs)
+
+
+def measurement(runs, command, **more):
+    """All runs of one contender, with medians."""
+    return {
+        "command": command,
+        "runs": [one.to_json() for one in runs],
+        "median": {
+            "seconds": round(median(runs), 4),
+            "cpu_seconds": round(median(runs, "cpu_seconds"), 4),
+            "peak_rss_bytes": int(median(runs, "peak_rss_bytes")),
+        },
+        **more,
+    }
+
+
+def ratio(runs, limits, what="seconds"):
+    """The ratio of the medians, and the least and the greatest within one round."""
+    rounds = [getattr(a, what) / getattr(b, what) for a, b in zip(runs, limits)]
+    return {
+        "median": round(median(runs, what) / median(limits, what), 3),
+        "min": round(min(rounds), 3),
+        "max": round(max(rounds), 3),
+    }
+
+
+def target(figure, at_most, unit):
+    return {"figure": figure, "at_most": at_most, "unit": unit, "met": figure <= at_most}
+
+
+def machine():
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+        "system": f"{platform.system()} {platform.release()}",
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def save(name, content):
+    """Keeps a benchmark's results, with when and where they came to be."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"benchmark": name, "taken_at": now, **content}, indent=2) + "\n")
+    print(f"{name}: {path.relative_to(host.PROJECT)}")
+
+
+def say(text):
+    print(text, flush=True)

@@ -1,0 +1,189 @@
+"""docs/benchmarks.md and its plots, made from benches/results and nothing else."""
+
+import json
+import shlex
+from pathlib import Path
+
+import host
+from bench import measure, plot
+
+PAGE = host.PROJECT / "docs" / "benchmarks.md"
+PLOTS = host.PROJECT / "docs" / "benchmarks"
+MIB = 1 << 20
+
+NAMES = {
+    "copy_text": "COPY text",
+    "copy_binary": "COPY binary",
+    "lakeward_1": "Lakeward, 1 connection",
+    "lakeward_2": "Lakeward, 2 connections",
+    "connectorx": "ConnectorX, 2 partitions",
+    "lakeward": "Lakeward, 2 connections",
+}
+
+INTRODUCTION = """# Benchmarks
+
+Made by `scripts/bench report` from `benches/results/`; `scripts/bench all` measures anew. Programs that are compared ran
+in turn, A B A B, on one machine, with server and client on it together. No run counts whose files did not hold exactly
+the source's rows. A figure is the median of its runs, with the least and the greatest
+beside it. Ratios carry over to other machines; seconds do not.
+"""
+
+
+def write():
+    sections = [INTRODUCTION]
+    for name, section in SECTIONS.items():
+        path = measure.RESULTS / f"{name}.json"
+        if path.exists():
+            sections += section(json.loads(path.read_text()))
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text("\n".join(sections).rstrip() + "\n")
+    print(f"report: {PAGE.relative_to(host.PROJECT)}")
+
+
+def backfill(results):
+    yield f"## Backfill, {results['rows']:,} rows\n"
+    yield (
+        "The limit is the faster of `COPY … TO STDOUT` as text and as binary by psql into `/dev/null`, over one"
+        " connection: what the source can give to a client that does nothing with it. Lakeward writes Parquet with zstd."
+        " CPU is user and system time of the whole process, without the server's.\n"
+    )
+    for table, found in results["tables"].items():
+        yield f"### `{table}`\n"
+        limit = found["measurements"][found["limit"]]["median"]["seconds"]
+        bars = [(NAMES[name], of["median"]["seconds"], spread(of)) for name, of in found["measurements"].items()]
+        yield draw(f"backfill-{table}", f"Backfill of {table}: seconds", bars, limit=limit)
+        rows = []
+        for name, of in found["measurements"].items():
+            ratio = of.get("against_limit")
+            rows.append(
+                [
+                    NAMES[name] + (" (the limit)" if name == found["limit"] else ""),
+                    seconds(of),
+                    f"{ratio['median']:.2f} × ({ratio['min']:.2f}–{ratio['max']:.2f})" if ratio else "",
+                    f"{of['cpu_seconds_per_million_rows']:.2f} s" if ratio else "",
+                    f"{of['rows_per_second']:,}" if ratio else "",
+                    mib(of) if ratio else "",
+                ]
+            )
+        yield table_of(["", "wall", "against the limit", "CPU per million rows", "rows/s", "peak memory"], rows)
+        yield f"Source {found['source_bytes'] / MIB:,.0f} MiB, Parquet {found['parquet_bytes'] / MIB:,.0f} MiB.\n"
+        yield targets(found["targets"])
+    yield conditions(results, [of["command"] for t in results["tables"].values() for of in t["measurements"].values()])
+
+
+def memory(results):
+    yield f"## Peak memory, {results['rows']:,} rows\n"
+    yield "Resident memory of the whole process at its highest, under the default memory limit of 1 GiB.\n"
+    rows, bars = [], []
+    for table, cases in results["tables"].items():
+        for case, of in cases.items():
+            figure = of["target"]["figure"]
+            rows.append([f"`{table}`, {case}", f"{figure:.0f} MiB", verdict(of["target"])])
+            bars.append((f"{table}, {case}", figure, None))
+    yield draw("memory", "Peak resident memory: MiB", bars)
+    yield table_of(["", "peak memory", "target"], rows)
+    yield conditions(results, [of["command"] for cases in results["tables"].values() for of in cases.values()])
+
+
+def peers(results):
+    yield f"## Against peers, `trips`, {results['rows']:,} rows\n"
+    yield (
+        "ConnectorX reads into Arrow over two partitions of the key and PyArrow writes Parquet with zstd: one file,"
+        " nothing synced, no state. Its numerics are not exact and were left out of the check of its contents.\n"
+    )
+    of = results["measurements"]
+    for what, unit, scale in (("seconds", "seconds", 1), ("cpu_seconds", "CPU seconds", 1), ("peak_rss_bytes", "MiB", MIB)):
+        bars = [(NAMES[name], one["median"][what] / scale, None) for name, one in of.items()]
+        yield draw(f"peers-{what.split('_')[0]}", f"trips into Parquet: {unit}", bars)
+    rows = [
+        [NAMES[name], seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one), f"{one['parquet_bytes'] / MIB:,.0f} MiB"]
+        for name, one in of.items()
+    ]
+    yield table_of(["", "wall", "CPU", "peak memory", "Parquet"], rows)
+    words = {"seconds": "wall time", "cpu_seconds": "CPU", "peak_rss_bytes": "peak memory"}
+    ratios = [f"{ratio['median']:.2f} × its {words[what]}" for what, ratio in results["ratios"].items()]
+    yield f"Lakeward took {', '.join(ratios)}.\n"
+    yield conditions(results, [one["command"] for one in of.values()])
+
+
+def resume(results):
+    yield f"## Resuming, `trips`, {results['rows']:,} rows\n"
+    yield (
+        "A sync is killed (`kill -9`) once a share of its rows is committed, and run again. Rows read before are as the"
+        " server counts them, so rows that were on their way when the process died count too.\n"
+    )
+    rows = [
+        [
+            f"{one['share']:.0%}",
+            f"{one['rows_committed']:,}",
+            f"{one['rows_read_before']:,}",
+            f"{one['rows_read_after']:,}",
+            f"{one['rows_read_again']:,} ({one['rows_read_again_share']:.1%})",
+        ]
+        for one in results["kills"]
+    ]
+    yield table_of(["killed at", "committed", "read before", "read by the resumed run", "read twice"], rows)
+    yield conditions(results, [results["command"]])
+
+
+SECTIONS = {"backfill": backfill, "memory": memory, "peers": peers, "resume": resume}
+
+
+def table_of(head, rows):
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def spread(of):
+    taken = [one["seconds"] for one in of["runs"]]
+    return min(taken), max(taken)
+
+
+def seconds(of):
+    least, greatest = spread(of)
+    return f"{of['median']['seconds']:.2f} s ({least:.2f}–{greatest:.2f})"
+
+
+def mib(of):
+    return f"{of['median']['peak_rss_bytes'] / MIB:,.0f} MiB"
+
+
+def verdict(target):
+    return f"≤ {target['at_most']:g} {target['unit']}: {'met' if target['met'] else '**missed**'}"
+
+
+def targets(found):
+    rows = [[what, f"{target['figure']:.2f} {target['unit']}", verdict(target)] for what, target in found.items()]
+    return table_of(["target", "measured", ""], rows)
+
+
+def conditions(results, commands):
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    settings = ", ".join(f"{name} = {value}" for name, value in results["server_settings"].items())
+    lines = []
+    if machine["load_before"] > machine["cores"] / 2:
+        lines.append("**The machine was not idle when these were taken: only the ratios say something, and not much.**\n")
+    lines += [
+        f"<details><summary>Taken {results['taken_at'][:10]} on {machine['cores']} cores; versions and commands</summary>\n",
+        f"- {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / (1 << 30):.0f} GiB, {machine['system']};"
+        f" load before the first run {machine['load_before']}",
+        f"- {versions}",
+        f"- PostgreSQL with {settings}\n",
+        "```sh",
+        *dict.fromkeys(shown(command) for command in commands),
+        "```\n",
+        "</details>\n",
+    ]
+    return "\n".join(lines)
+
+
+def shown(command):
+    """A command line with the paths of this machine cut short."""
+    return shlex.join(Path(part).name if part.startswith("/") else part for part in command)
+
+
+def draw(name, title, bars, limit=None):
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    (PLOTS / f"{name}.svg").write_text(plot.bars(title, bars, limit))
+    return f"![{title}](benchmarks/{name}.svg)\n"

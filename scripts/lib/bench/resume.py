@@ -1,0 +1,98 @@
+"""What a crash costs: a sync is killed when a part of its rows is committed, and run again."""
+
+import json
+import subprocess
+import time
+
+import host
+from bench import measure
+
+TABLE = "trips"
+SHARES = (0.1, 0.5, 0.9)
+CHUNK_BYTES = 64 << 20
+# A small table gets smaller chunks, so that there is something committed to kill it at.
+LEAST_CHUNKS = 20
+CONNECTIONS = "2"
+PATIENCE = 600
+
+
+def run(bed, rows, runs):
+    del runs
+    expected = bed.table(TABLE, rows)
+    content = bed.context(rows)
+    project = bed.project(TABLE)
+    size = int(bed.sql(f"SELECT pg_relation_size('{TABLE}')"))
+    chunk = min(CHUNK_BYTES, size // LEAST_CHUNKS)
+    options = ["--max-connections", CONNECTIONS, "--chunk-size", f"{chunk >> 10}KiB"]
+    content["command"] = project.command(*options)
+    content["kills"] = [killed(bed, project, expected, share, rows, options) for share in SHARES]
+    measure.save("resume", content)
+
+
+def killed(bed, project, expected, share, rows, options):
+    project.forget()
+    bed.sql(f"SELECT pg_stat_reset_single_table_counters('{TABLE}'::regclass)")
+    committed = kill_at(bed, project, share * rows, options)
+    first = rows_read(bed)
+    command = project.command("--progress", "never", "--log-format", "json", *options)
+    done = measure.run(command, cwd=project.directory, env=bed.environment)
+    bed.check(project.directory / "lake", expected)
+    finished = next(event for event in events(done.said.splitlines()) if event.get("event") == "stream_finished")
+    second = finished["rows"]
+    again = first + second - rows
+    measure.say(f"killed at {committed / rows:.0%}: {first:,} rows read before, {second:,} after, {again:,} twice")
+    return {
+        "share": share,
+        "rows_committed": committed,
+        "rows_read_before": first,
+        "rows_read_after": second,
+        "chunks_kept": finished["chunks_kept"],
+        "rows_read_again": again,
+        "rows_read_again_share": round(again / rows, 4),
+        "resumed": done.to_json(),
+    }
+
+
+def kill_at(bed, project, wanted, options):
+    """Kills a sync once so many rows are committed; says how many were."""
+    command = project.command("--progress", "auto", "--log-format", "json", *options)
+    child = subprocess.Popen(
+        command,
+        cwd=project.directory,
+        env=bed.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    committed, said = 0, []
+    try:
+        for line in child.stderr:
+            said.append(line)
+            committed += sum(event["rows"] for event in events([line]) if event.get("event") == "chunk_committed")
+            if committed >= wanted:
+                break
+        else:
+            raise host.Failure(f"the sync ended before it was killed:\n{''.join(said[-20:])}")
+    finally:
+        child.kill()
+        child.wait()
+        child.stderr.close()
+    return committed
+
+
+def events(lines):
+    return (json.loads(line) for line in lines if line.startswith("{"))
+
+
+def rows_read(bed):
+    """Rows that the server has read from the table, once all who read it are gone. Of the resumed run this would
+    say too much: to see that a committed chunk has not changed the server looks at its rows, and sends none."""
+    readers = f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    counted = f"SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '{TABLE}'"
+    deadline = time.monotonic() + PATIENCE
+    while bed.sql(readers) != "0":
+        if time.monotonic() > deadline:
+            raise host.Failure("the server still reads for a client that is gone")
+        time.sleep(0.1)
+    return int(bed.sql(counted))

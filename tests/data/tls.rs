@@ -1,0 +1,163 @@
+//! Encrypted connections, and servers that are not who they should be. PostgreSQL 15 has TLS, 18 here has none.
+
+use lakeward_testkit::lakeward::Project;
+use lakeward_testkit::reconcile::{Options, reconcile};
+use lakeward_testkit::server::{PgServer, TestDatabase, Version};
+use serde_json::{Value, json};
+
+use crate::pipeline::{PROGRAM, database};
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 5000) g;
+    CREATE VIEW encrypted AS SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+
+fn project(db: &TestDatabase, ssl: Value, host: &str) -> Project {
+    let mut config = db.source_config(json!({ "host": host, "max_retries": 0 }));
+    config["ssl"] = ssl;
+    Project::new(PROGRAM, &config).unwrap()
+}
+
+fn authority() -> String {
+    let file = PgServer::shared(Version::Pg15).certificate_authority().expect("PostgreSQL 15 has TLS");
+    format!("file://{}", file.display())
+}
+
+/// Another authority, which signed nothing of ours.
+fn other_authority(directory: &std::path::Path) -> String {
+    let (key, cert) = (directory.join("other.key"), directory.join("other.pem"));
+    let status = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=Another authority",
+            "-keyout",
+        ])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .expect("openssl is there: scripts/servers needs it too");
+    assert!(status.success());
+    format!("file://{}", cert.display())
+}
+
+#[tokio::test]
+async fn modes_that_connect() {
+    let db = database(Version::Pg15, TABLE).await;
+    for (ssl, host, encrypted) in [
+        (json!({ "mode": "disable" }), "127.0.0.1", "false"),
+        (json!({ "mode": "prefer" }), "127.0.0.1", "true"),
+        (json!({ "mode": "require" }), "127.0.0.1", "true"),
+        (json!({ "mode": "require" }), "localhost", "true"),
+        (json!({ "mode": "verify-ca", "server_ca": authority() }), "127.0.0.1", "true"),
+        (json!({ "mode": "verify-full", "server_ca": authority() }), "127.0.0.1", "true"),
+        (json!({ "mode": "verify-full", "server_ca": authority() }), "localhost", "true"),
+    ] {
+        let project = project(&db, ssl.clone(), host);
+        project.discover().await.unwrap().assert_ok();
+        project.sync(&[]).await.unwrap().assert_ok();
+        reconcile(&db, &project.lake(), "t", &Options::full_refresh()).await.unwrap().assert_same();
+        let project =
+            crate::pipeline::Pipeline { db: TestDatabase::existing(db.server(), db.name()), project };
+        assert_eq!(
+            project.ask_one("encrypted", "SELECT ssl FROM log").await.as_deref(),
+            Some(encrypted),
+            "{ssl} to {host}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn servers_that_cannot_be_trusted_are_refused() {
+    let db = database(Version::Pg15, TABLE).await;
+    let directory = tempfile::tempdir().unwrap();
+    let other = other_authority(directory.path());
+    for (ssl, host) in [
+        // Nobody vouches for the authority.
+        (json!({ "mode": "verify-ca" }), "127.0.0.1"),
+        (json!({ "mode": "verify-full" }), "127.0.0.1"),
+        (json!({ "mode": "verify-ca", "server_ca": other }), "127.0.0.1"),
+        (json!({ "mode": "verify-full", "server_ca": other }), "localhost"),
+    ] {
+        let project = project(&db, ssl.clone(), host);
+        for command in ["check", "discover"] {
+            let output = project.run(&[command]).await.unwrap();
+            assert!(
+                matches!(output.code, Some(2 | 3)),
+                "{command} with {ssl} at {host}: {}{}",
+                output.stdout,
+                output.stderr
+            );
+            assert!(!project.file("streams.json").exists());
+        }
+    }
+    let missing = project(
+        &db,
+        json!({ "mode": "verify-full", "server_ca": "file:///nonexistent/ca.pem" }),
+        "localhost",
+    );
+    let output = missing.run(&["check"]).await.unwrap();
+    output.assert_code(2);
+    assert!(output.stderr.contains("ssl.server_ca"), "{}", output.stderr);
+    let garbage = project(&db, json!({ "mode": "verify-full", "server_ca": "no certificate" }), "localhost");
+    garbage.run(&["check"]).await.unwrap().assert_code(4);
+    garbage.run(&["discover"]).await.unwrap().assert_code(2);
+}
+
+/// Another address of the server, which is not in its certificate: its port.
+async fn other_address(db: &TestDatabase) -> u16 {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.2", 0)).await.unwrap();
+    let (port, target) = (listener.local_addr().unwrap().port(), db.server().port());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_not_in_the_certificate_is_refused_by_verify_full_alone() {
+    let db = database(Version::Pg15, TABLE).await;
+    let port = other_address(&db).await;
+    for (mode, connects) in [("require", true), ("verify-ca", true), ("verify-full", false)] {
+        let config = json!({ "host": "127.0.0.2", "port": port, "max_retries": 0, "ssl": { "mode": mode, "server_ca": authority() } });
+        let project = Project::new(PROGRAM, &db.source_config(config)).unwrap();
+        let output = project.run(&["check"]).await.unwrap();
+        assert_eq!(output.code == Some(0), connects, "{mode}: {}{}", output.stdout, output.stderr);
+        if !connects {
+            assert!(matches!(output.code, Some(2 | 3)), "{}", output.stderr);
+            assert!(output.stderr.contains("certificate"), "{}", output.stderr);
+        }
+    }
+}
+
+/// A server without TLS: only those who do not ask for it connect.
+#[tokio::test]
+async fn servers_without_tls() {
+    let db = database(Version::Pg18, TABLE).await;
+    for mode in ["disable", "prefer"] {
+        let project = project(&db, json!({ "mode": mode }), "127.0.0.1");
+        project.discover().await.unwrap().assert_ok();
+        project.sync(&[]).await.unwrap().assert_ok();
+        reconcile(&db, &project.lake(), "t", &Options::full_refresh()).await.unwrap().assert_same();
+    }
+    for ssl in [
+        json!({ "mode": "require" }),
+        json!({ "mode": "verify-ca", "server_ca": authority() }),
+        json!({ "mode": "verify-full", "server_ca": authority() }),
+    ] {
+        let output = project(&db, ssl.clone(), "127.0.0.1").run(&["check"]).await.unwrap();
+        assert!(matches!(output.code, Some(2..=4)), "{ssl}: {}{}", output.stdout, output.stderr);
+        assert!(output.stderr.contains("TLS") || output.stderr.contains("ssl"), "{}", output.stderr);
+    }
+}

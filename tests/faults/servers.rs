@@ -1,0 +1,42 @@
+//! The server goes away and comes back.
+
+use std::time::Duration;
+
+use lakeward_testkit::private_server::{PrivateServer, Stop};
+use lakeward_testkit::proxy::Proxy;
+use lakeward_testkit::server::Version;
+use serde_json::json;
+
+use crate::on_both;
+use crate::scene::{How, Scene, events};
+
+on_both!(f51_server_restarted_mid_run, super::restarted);
+
+async fn restarted(version: Version) {
+    let server = PrivateServer::start_new(version).await.unwrap();
+    for how in [Stop::Fast, Stop::Immediate] {
+        let scene = Scene::new(server.server(), 40_000, How::FullRefresh).await;
+        let proxy = Proxy::start(server.port()).unwrap();
+        proxy.throttle(Some(1 << 20));
+        scene.source(json!({ "port": proxy.port() }));
+        let mut run = scene.start(&[]);
+        scene.wait_for_chunks(&mut run, 6).await;
+        let before = scene.chunks().len();
+        server.stop(how).await.unwrap();
+        server.start().await.unwrap();
+        proxy.throttle(None);
+        let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
+        assert!(matches!(output.code, Some(0 | 3)), "{:?}\n{}", output.code, output.stderr);
+        if output.code == Some(0) {
+            assert!(!events(&output, "retrying").is_empty(), "the restart was not noticed");
+            // A new snapshot, and what was committed before stands in it.
+            let planned = events(&output, "stream_planned");
+            let kept = planned.last().unwrap()["chunks_kept"].as_u64().unwrap();
+            assert!(kept >= before as u64, "{kept} chunks kept, {before} were committed");
+        } else {
+            scene.sync(&[]).await.assert_ok();
+        }
+        scene.assert_exact().await;
+        eprintln!("{}, {how:?}: the run ended with {:?}", version.name(), output.code);
+    }
+}

@@ -1,0 +1,71 @@
+//! Reading from a hot standby.
+
+use std::time::{Duration, Instant};
+
+use lakeward_testkit::private_server::PrivateServer;
+use lakeward_testkit::proxy::Proxy;
+use lakeward_testkit::server::{TestDatabase, Version};
+use serde_json::json;
+
+use crate::on_both;
+use crate::scene::{How, Scene, TABLE, database, events};
+
+on_both!(f24_read_from_a_hot_standby, super::hot_standby);
+
+/// Waits until the standby has what the primary has.
+async fn caught_up(primary: &TestDatabase, standby: &TestDatabase) {
+    let end = primary.value("SELECT pg_current_wal_flush_lsn()").await.unwrap().unwrap();
+    let start = Instant::now();
+    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+    while standby.value(&replayed).await.unwrap().as_deref() != Some("t") {
+        assert!(start.elapsed() < Duration::from_secs(60), "the standby does not catch up");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn hot_standby(version: Version) {
+    let primary = PrivateServer::start_new(version).await.unwrap();
+    let db = database(primary.server(), 40_000, How::FullRefresh).await;
+    let standby = primary.start_standby().await.unwrap();
+    standby.set_conf("max_standby_streaming_delay", "300ms").await.unwrap();
+    let replica = TestDatabase::existing(standby.server(), db.name());
+    assert_eq!(replica.value("SELECT pg_is_in_recovery()").await.unwrap().as_deref(), Some("t"));
+    let scene = Scene::over(db, How::FullRefresh).await;
+    caught_up(&scene.db, &replica).await;
+
+    // Without any conflict.
+    scene.source(json!({ "port": standby.port() }));
+    scene.project.discover().await.unwrap().assert_ok();
+    scene.sync(&[]).await.assert_ok();
+    scene.assert_exact().await;
+
+    // Rows that the snapshot still needs are vacuumed away at the primary: recovery cancels what stands in its way.
+    let proxy = Proxy::start(standby.port()).unwrap();
+    proxy.throttle(Some(1 << 20));
+    scene.source(json!({ "port": proxy.port() }));
+    let mut run = scene.start(&["--max-connections", "2"]);
+    scene.wait_for_chunks(&mut run, 4).await;
+    scene.db.execute(&format!("UPDATE {TABLE} SET version = version + 1 WHERE id % 3 = 0")).await.unwrap();
+    scene.db.execute(&format!("DELETE FROM {TABLE} WHERE id % 7 = 0")).await.unwrap();
+    scene.db.execute(&format!("VACUUM {TABLE}")).await.unwrap();
+    caught_up(&scene.db, &replica).await;
+    proxy.throttle(None);
+    let output = run.wait_timeout(Duration::from_secs(120)).await.unwrap();
+    output.assert_ok();
+    let conflicts = replica
+        .value("SELECT confl_snapshot FROM pg_stat_database_conflicts WHERE datname = current_database()");
+    assert_ne!(conflicts.await.unwrap().as_deref(), Some("0"), "recovery was in nobody's way");
+    assert!(!events(&output, "retrying").is_empty(), "the conflict was not noticed:\n{}", output.stderr);
+    scene.assert_exact().await;
+
+    // Killed, changed and resumed there.
+    proxy.throttle(Some(1 << 20));
+    let mut run = scene.start(&["--max-connections", "2"]);
+    scene.wait_for_chunks(&mut run, 5).await;
+    assert_eq!(run.kill9().await.unwrap().signal, Some(9));
+    scene.db.execute(&format!("UPDATE {TABLE} SET note = repeat('s', 500) WHERE id % 11 = 0")).await.unwrap();
+    caught_up(&scene.db, &replica).await;
+    proxy.throttle(None);
+    scene.sync(&[]).await.assert_ok();
+    scene.assert_exact().await;
+}
