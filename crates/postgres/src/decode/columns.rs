@@ -166,6 +166,23 @@ impl Bytes {
         self.close(true)
     }
 
+    /// Puts in the `len` bytes from `from` on.
+    #[inline]
+    pub(super) fn push_within(&mut self, data: &[u8], from: usize, len: usize) -> Result<Cell, Fault> {
+        let Some(window) = data.get(from..).and_then(|rest| rest.first_chunk::<16>()) else {
+            return self.push(&data[from..from + len]);
+        };
+        if len > window.len() {
+            return self.push(&data[from..from + len]);
+        }
+        // Most values are short: sixteen bytes are two moves instead of a call, and what is not the value's is
+        // cut off again.
+        let end = self.values.len() + len;
+        self.values.extend_from_slice(window);
+        self.values.truncate(end);
+        self.close(true)
+    }
+
     /// Makes room for a value of about `len` bytes that is about to be written.
     #[inline]
     pub(super) fn reserve(&mut self, len: usize) {

@@ -79,6 +79,9 @@ fn append_digits(mut value: u128, digits: &[u8]) -> u128 {
 /// A decimal of at most 38 digits. Digits that it has no place for are a misfit, never rounded.
 #[inline]
 pub(super) fn decimal128(text: &[u8], shape: DecimalShape) -> Parsed<i128> {
+    if let Some(value) = short_decimal(text, shape) {
+        return Parsed::Fits(value);
+    }
     match Digits::parse(text) {
         Parsed::Fits(digits) if digits.fits(shape) => {
             let value = append_digits(append_digits(0, digits.whole), digits.fraction);
@@ -90,6 +93,37 @@ pub(super) fn decimal128(text: &[u8], shape: DecimalShape) -> Parsed<i128> {
         Parsed::Malformed => Parsed::Malformed,
         _ => Parsed::Misfit,
     }
+}
+
+/// What most numbers are: a few digits that all have a place. `None` leaves the verdict to the long way.
+#[inline]
+fn short_decimal(text: &[u8], shape: DecimalShape) -> Option<i128> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    // With the point among them these are at most 18 digits, which fit a machine word.
+    if digits.len() > 19 || !digits.first()?.is_ascii_digit() || !digits.last()?.is_ascii_digit() {
+        return None;
+    }
+    let mut value = 0u64;
+    let mut point = None;
+    for (at, byte) in digits.iter().enumerate() {
+        match byte.wrapping_sub(b'0') {
+            digit @ 0..=9 => value = value.wrapping_mul(10).wrapping_add(u64::from(digit)),
+            _ if *byte == b'.' && point.is_none() => point = Some(at),
+            _ => return None,
+        }
+    }
+    if point.is_none() && digits.len() > 18 {
+        return None;
+    }
+    let fraction = point.map_or(0, |point| digits.len() - 1 - point);
+    let zeros = usize::from(shape.scale).checked_sub(fraction)?;
+    let scaled = u128::from(value).checked_mul(POW10[zeros])?;
+    // At most 38 digits: far below the sign bit.
+    let scaled = (scaled < POW10[usize::from(shape.precision)]).then_some(scaled as i128)?;
+    Some(if negative { -scaled } else { scaled })
 }
 
 /// A decimal of at most 76 digits.
@@ -243,6 +277,8 @@ mod tests {
         assert_eq!(decimal128(b"-Infinity", shape(5, 1)), Parsed::Misfit);
         let nines = "9".repeat(38);
         assert_eq!(decimal128(nines.as_bytes(), shape(38, 0)), Parsed::Fits(10i128.pow(38) - 1));
+        assert_eq!(decimal128(b"9999999999999999999", shape(38, 0)), Parsed::Fits(9_999_999_999_999_999_999));
+        assert_eq!(decimal128(b"0.00", shape(1, 0)), Parsed::Fits(0));
         for malformed in ["", "-", ".", "1.", ".5", "1e5", "1.2.3", "1,5", "nan"] {
             assert_eq!(decimal128(malformed.as_bytes(), shape(38, 10)), Parsed::Malformed, "{malformed}");
         }

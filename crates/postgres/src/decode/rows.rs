@@ -214,10 +214,15 @@ impl RowDecoder {
             let (field, end) = text::field(data, start).ok_or_else(foreign_row)?;
             match field {
                 Field::Plain(value) => {
-                    match column.builder.push_text(value, column.policy, &mut buffers.scratch) {
-                        Ok(Cell::Kept) => {}
-                        Ok(Cell::Replaced) => column.rescue(value, rescue)?,
-                        Err(fault) => return Err(column.error(fault)),
+                    if let Builder::Text(bytes) = &mut column.builder {
+                        let stored = bytes.push_within(data, end - value.len(), value.len());
+                        stored.map_err(|fault| column.error(fault))?;
+                    } else {
+                        match column.builder.push_text(value, column.policy, &mut buffers.scratch) {
+                            Ok(Cell::Kept) => {}
+                            Ok(Cell::Replaced) => column.rescue(value, rescue)?,
+                            Err(fault) => return Err(column.error(fault)),
+                        }
                     }
                 }
                 Field::Null => column.builder.push_null().map_err(|fault| column.error(fault))?,

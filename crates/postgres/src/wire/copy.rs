@@ -54,7 +54,7 @@ struct Job {
 /// What the thread says. Its end is said too: a thread that vanishes has not finished.
 #[expect(clippy::large_enum_variant, reason = "two of them exist at a time")]
 enum Report {
-    Batch(Batch),
+    Batch(Box<Batch>),
     End(Result<()>),
 }
 
@@ -208,7 +208,7 @@ impl Outlet<'_> {
                 reservation.merge(more);
             }
         }
-        self.sender.blocking_send(Report::Batch(batch)).map_err(|_| Error::cancelled())
+        self.sender.blocking_send(Report::Batch(Box::new(batch))).map_err(|_| Error::cancelled())
     }
 }
 
@@ -231,7 +231,7 @@ impl Running {
             report = self.receiver.recv() => report,
         };
         let item = match report {
-            Some(Report::Batch(batch)) => Ok(batch),
+            Some(Report::Batch(batch)) => Ok(*batch),
             Some(Report::End(Ok(()))) => return None,
             Some(Report::End(Err(error))) => {
                 self.ended = true;
