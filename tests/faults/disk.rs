@@ -169,10 +169,10 @@ async fn directory_gone_mid_run(version: Version) {
     refused.assert_code(7);
     let _ = std::fs::remove_dir_all(&lake);
     std::fs::rename(&away, &lake).unwrap();
-    let kept = scene.chunks().len();
-    assert!(kept >= 4);
+    assert!(scene.chunks().len() >= 4);
     let output = scene.sync(&[]).await;
     output.assert_ok();
-    assert_eq!(crate::scene::event(&output, "stream_planned")["chunks_kept"], kept);
+    // How many chunks are kept depends on other transactions of the server; that it is the same backfill does not.
+    assert_eq!(crate::scene::event(&output, "stream_planned")["generation"], 1, "a new backfill was begun");
     scene.assert_exact().await;
 }
