@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lakeward_engine::CheckpointInterval;
+use lakeward_core::CheckpointInterval;
 
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("B", 1),

@@ -342,6 +342,7 @@ mod tests {
                     .collect(),
             },
             primary_key: vec![],
+            log_key: None,
             cursor_fields: vec![],
             sync_modes: vec![SyncMode::FullRefresh],
             estimated_rows: None,

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -37,15 +38,36 @@ pub enum Until {
     Forever,
 }
 
+/// How often a reading of the log comes to a boundary: at the first end of a transaction after either is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointInterval {
+    /// Time since the last boundary.
+    pub time: Duration,
+    /// Bytes of changes since the last boundary.
+    pub bytes: u64,
+}
+
+impl Default for CheckpointInterval {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(1), bytes: 64 << 20 }
+    }
+}
+
 /// What is to be done with a stream's changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamPhase {
-    /// Still queued for its backfill: changes are dropped, because its snapshot will be later.
+    /// Still waiting for its backfill: its changes are dropped, because its snapshot will be later.
     Queued,
-    /// Its snapshot is being taken: changes are kept back until its position is known.
+    /// Its snapshot is being taken. Meanwhile the reader rests at a boundary and reads nothing, so that no change
+    /// has to be kept back until the stream's position is known.
     Opening,
-    /// Changes at or after its position are emitted.
-    Open(Position),
+    /// Changes that its position does not cover are emitted.
+    Open {
+        /// Where its snapshot, or its last commit, stands.
+        position: Position,
+        /// The generation, which is the epoch of `_lw_seq`.
+        generation: u32,
+    },
 }
 
 /// A reading of the log.
@@ -57,34 +79,75 @@ pub struct ChangeRequest {
     pub from: Position,
     /// Where to end.
     pub until: Until,
+    /// How often to come to a boundary.
+    pub checkpoint: CheckpointInterval,
     /// Memory and cancellation.
     pub context: ReadContext,
 }
 
-/// What one stream commits at a checkpoint: changes up to a position.
+/// A boundary between transactions: everything before `position` has been emitted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CommitUnit {
-    /// The stream.
-    pub stream: StreamId,
-    /// The end of the last transaction it holds.
+pub struct Boundary {
+    /// The global position, and that of every open stream, once everything before it is committed.
     pub position: Position,
+    /// Where the source's log ends, as far as the reader knows.
+    pub source: Option<Position>,
+    /// Bytes between the two.
+    pub behind_bytes: u64,
+    /// When the last transaction before the boundary was committed at the source, in microseconds since the epoch.
+    pub committed_at: Option<i64>,
 }
 
 /// What comes out of the log.
 #[derive(Debug)]
 pub enum ChangeEvent {
-    /// Changes of one stream, all of one schema.
+    /// Changes of one stream, all of its schema.
     Changes(StreamId, Box<Batch>),
-    /// The stream's columns change here, in log order.
-    Schema(Arc<ConfiguredStream>),
-    /// A transaction boundary: everything before this position has been emitted.
-    Boundary(Position),
+    /// Everything before has been emitted.
+    Boundary(Boundary),
+    /// The stream is no longer what it was when the reading began: its columns, its key or its partitions changed.
+    /// The last event: nothing after the last boundary counts, and the log is read again from there.
+    Changed {
+        /// The stream.
+        stream: StreamId,
+        /// What happened, in words.
+        what: String,
+    },
 }
 
 /// Events in log order.
 pub type ChangeStream = BoxStream<'static, Result<ChangeEvent>>;
 
+/// A log that can be followed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    /// Where to begin.
+    pub position: Position,
+    /// Per stream that has joined the log, its place in it ([`Fingerprint::log`](crate::Fingerprint::log)). Where
+    /// it is another than before, changes were missed.
+    pub places: Vec<(StreamId, String)>,
+    /// Why changes since the saved position are lost, where they are and the source is told to go on all the same:
+    /// every stream is read again.
+    pub lost: Option<String>,
+}
+
+/// How far behind its source a pipeline is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lag {
+    /// Where the source's log ends.
+    pub source: Position,
+    /// Bytes that are not committed at the destination.
+    pub behind_bytes: u64,
+    /// Bytes of log that the source keeps for this pipeline.
+    pub retained_bytes: Option<u64>,
+}
+
 /// The ability to follow the source's log, exactly once.
+///
+/// In a run: [`intent`](Self::intent) is saved, [`pre_cdc`](Self::pre_cdc) makes the log followable,
+/// [`begin_backfill`](crate::DriverInterface::begin_backfill) of a stream that has none yet lets it join the log
+/// and fixes its position, [`stream_changes`](Self::stream_changes) reads, [`release`](Self::release) follows each
+/// commit, [`post_cdc`](Self::post_cdc) ends.
 #[async_trait]
 pub trait CdcDriver: Send + Sync {
     /// The modes that the source offers, the default first.
@@ -93,14 +156,22 @@ pub trait CdcDriver: Send + Sync {
     /// Whether streams share one log.
     fn scope(&self) -> ChangeScope;
 
-    /// Makes the log followable (slot, publication) and fixes the position, before the first chunk is read.
-    /// `saved` is the position of the state; the driver refuses one that the log no longer holds.
-    async fn pre_cdc(&self, streams: &[Arc<ConfiguredStream>], saved: Option<&Position>) -> Result<Position>;
+    /// What [`pre_cdc`](Self::pre_cdc) is going to make at the source. It is saved first, so that what a crash
+    /// leaves behind is known to be ours. Asks nobody.
+    fn intent(&self, pipeline: &str) -> Position;
+
+    /// Makes the log followable (slot, publication) and lets go of streams that are no longer wanted. `saved` is
+    /// the position of the state, or an intent. What a saved intent names is dropped and made again.
+    ///
+    /// # Errors
+    /// `Source` where the log no longer holds what follows `saved` and the config says to stop then.
+    async fn pre_cdc(&self, streams: &[Arc<ConfiguredStream>], saved: &Position) -> Result<Prepared>;
 
     /// Reads the log.
     async fn stream_changes(&self, request: ChangeRequest) -> Result<ChangeStream>;
 
-    /// Tells a running reader that a stream's phase has changed.
+    /// Tells the reader that a stream's phase has changed. With `Opening` it returns when the reader rests: before
+    /// that it comes to a boundary, so its events must go on being taken.
     async fn enter_phase(&self, stream: &StreamId, phase: StreamPhase) -> Result<()>;
 
     /// Ends the reading and lets go of connections.
@@ -108,6 +179,12 @@ pub trait CdcDriver: Send + Sync {
 
     /// Tells the source that everything before `position` is safe. The last step of a commit, never earlier.
     async fn release(&self, position: &Position) -> Result<()>;
+
+    /// How far behind a committed position is.
+    async fn lag(&self, committed: &Position) -> Result<Lag>;
+
+    /// Removes what was made at the source for a pipeline. Says what was kept and why, a line each.
+    async fn clear(&self, saved: &Position) -> Result<Vec<String>>;
 
     /// How two positions of one log relate; `None` where they do not (GTID sets).
     fn compare(&self, a: &Position, b: &Position) -> Option<Ordering>;

@@ -45,6 +45,10 @@ pub struct Fingerprint {
     /// Changes whenever the source rewrites storage of the stream, as some schema changes do.
     #[serde(default)]
     pub storage: String,
+    /// The stream's place in the source's log, where its changes are followed: it changes when the stream left the
+    /// log and came back, or is another table under the same name. Empty where they are not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
     /// By relation (see [`Chunk::relation`]; the key `""` where chunks name none), its storage: where one
     /// differs, its chunks are read again; where one is gone, its chunks are dropped.
     pub relations: BTreeMap<String, String>,

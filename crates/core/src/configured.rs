@@ -289,8 +289,13 @@ impl ConfiguredStream {
             })
         };
 
-        for name in &stream.primary_key {
-            selected("the primary key", name)?;
+        let key = match sync_mode {
+            SyncMode::FullRefresh | SyncMode::Incremental => &stream.primary_key,
+            // A stream whose changes cannot be followed does not offer these modes.
+            SyncMode::Cdc | SyncMode::StrictCdc => stream.log_key.as_ref().unwrap_or(&stream.primary_key),
+        };
+        for name in key {
+            selected("the key", name)?;
         }
         let cursor = match (&selection.cursor_field, sync_mode) {
             (Some(text), SyncMode::Incremental) => {
@@ -370,7 +375,7 @@ impl ConfiguredStream {
             schema,
             retired: Schema::default(),
             system,
-            key: stream.primary_key.clone(),
+            key: key.clone(),
             cursor,
             null_cursor: selection.null_cursor,
             filter,

@@ -31,8 +31,8 @@ pub use catalog::{
     TypeSchema,
 };
 pub use change::{
-    CdcDriver, ChangeEvent, ChangeMode, ChangeRequest, ChangeScope, ChangeStream, CommitUnit, StreamPhase,
-    Until,
+    Boundary, CdcDriver, ChangeEvent, ChangeMode, ChangeRequest, ChangeScope, ChangeStream,
+    CheckpointInterval, Lag, Prepared, StreamPhase, Until,
 };
 pub use chunk::{Chunk, DoneChunk, Fingerprint, Session};
 pub use commit::{

@@ -84,6 +84,9 @@ pub struct Stream {
     pub schema: Schema,
     /// The columns of the primary key, in key order; empty where there is none that identifies rows.
     pub primary_key: Vec<String>,
+    /// The columns by which the source's log names a row that was changed or deleted, in key order; empty where it
+    /// gives whole rows; `None` where changes cannot be followed.
+    pub log_key: Option<Vec<String>>,
     /// Columns whose order can serve as a cursor.
     pub cursor_fields: Vec<String>,
     /// Modes that the source offers for this stream; the first is the default.

@@ -24,7 +24,7 @@ mod writer_pool;
 pub use abstract_driver::AbstractDriver;
 pub use cursor::{format_cursor_value, reformat_cursor_value};
 pub use events::{Event, EventSink, StreamSummary, Summary};
-pub use options::{CheckpointInterval, Options};
+pub use options::Options;
 pub use plan::StreamPlan;
 pub use rebuild::Rebuilt;
 pub use writer_pool::WriterPool;

@@ -1,24 +1,7 @@
 //! What a run may use.
 
-use std::time::Duration;
-
-use lakeward_core::ChangeMode;
+use lakeward_core::{ChangeMode, CheckpointInterval};
 use tokio_util::sync::CancellationToken;
-
-/// How often a change stream commits: at the first transaction boundary after either is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckpointInterval {
-    /// Time since the last checkpoint.
-    pub time: Duration,
-    /// Bytes of changes since the last checkpoint.
-    pub bytes: u64,
-}
-
-impl Default for CheckpointInterval {
-    fn default() -> Self {
-        Self { time: Duration::from_secs(1), bytes: 64 << 20 }
-    }
-}
 
 /// What a run may use, and how it ends.
 #[derive(Debug, Clone)]

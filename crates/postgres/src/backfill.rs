@@ -324,7 +324,7 @@ async fn fingerprint(
         .filter(|relation| relation.heap)
         .map(|relation| format!("{}:{}", relation.oid, relation.filenode.unwrap_or_default()))
         .collect();
-    Ok(Fingerprint { schema, storage: hash(&files), relations: stored })
+    Ok(Fingerprint { schema, storage: hash(&files), log: String::new(), relations: stored })
 }
 
 fn hash(lines: &[String]) -> String {

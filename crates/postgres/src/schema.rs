@@ -85,6 +85,7 @@ pub(crate) async fn describe(
             id: relation.id.clone(),
             schema,
             primary_key,
+            log_key: None,
             cursor_fields,
             sync_modes,
             estimated_rows: relation.rows,

@@ -4,7 +4,6 @@
 //! password `lakeward`.
 // The servers that misbehave are no tests, but of tests.
 #![allow(clippy::unwrap_used)]
-
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

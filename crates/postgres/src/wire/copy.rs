@@ -52,7 +52,6 @@ struct Job {
 }
 
 /// What the thread says. Its end is said too: a thread that vanishes has not finished.
-#[expect(clippy::large_enum_variant, reason = "two of them exist at a time")]
 enum Report {
     Batch(Box<Batch>),
     End(Result<()>),
