@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lakeward_core::ChangeMode;
-use lakeward_engine::{CheckpointInterval, Options};
+use lakeward_core::{ChangeMode, CheckpointInterval};
+use lakeward_engine::Options;
 
 use crate::config;
 use crate::quantity::{parse_bytes, parse_checkpoint_interval};

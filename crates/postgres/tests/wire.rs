@@ -2,8 +2,6 @@
 //!
 //! `LAKEWARD_TEST_POSTGRES15_PORT` names the port on 127.0.0.1 of a server whose superuser is `postgres` with the
 //! password `lakeward`.
-// The servers that misbehave are no tests, but of tests.
-#![allow(clippy::unwrap_used)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
