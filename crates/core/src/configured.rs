@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::nearest;
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// What happens to a value that its column cannot hold. The original always ends up in `_lw_rescued`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadValue {
     /// The nearest value that fits, null where there is none.
@@ -25,7 +26,7 @@ pub enum OnBadValue {
 }
 
 /// What happens when a stream's columns change in a way that existing rows would feel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnSchemaChange {
     /// The destination follows; rows are read again only where nothing less is exact.
@@ -38,7 +39,7 @@ pub enum OnSchemaChange {
 }
 
 /// What happens when a partition is detached or truncated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnPartitionChange {
     /// Its rows stay at the destination.
@@ -51,7 +52,7 @@ pub enum OnPartitionChange {
 }
 
 /// What happens to rows whose cursor is null.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NullCursor {
     /// They are read at every pass and told apart by their hash.
