@@ -290,13 +290,13 @@ impl ConfiguredStream {
             })
         };
 
-        let key = match sync_mode {
-            SyncMode::FullRefresh | SyncMode::Incremental => &stream.primary_key,
+        let (key, what) = match (sync_mode, &stream.log_key) {
+            (SyncMode::Cdc | SyncMode::StrictCdc, Some(key)) => (key, "the replica identity"),
             // A stream whose changes cannot be followed does not offer these modes.
-            SyncMode::Cdc | SyncMode::StrictCdc => stream.log_key.as_ref().unwrap_or(&stream.primary_key),
+            _ => (&stream.primary_key, "the primary key"),
         };
         for name in key {
-            selected("the key", name)?;
+            selected(what, name)?;
         }
         let cursor = match (&selection.cursor_field, sync_mode) {
             (Some(text), SyncMode::Incremental) => {
@@ -365,6 +365,10 @@ impl ConfiguredStream {
         let system = SystemColumns::default();
         let schema = Schema { columns };
         system.file_schema(&schema)?;
+        if selection.destination_table.as_deref() == Some("") {
+            return Err(Error::new(ErrorKind::Config, "destination_table is empty")
+                .hint("name the stream as it is to be called at the destination, or leave the field out"));
+        }
         let target = StreamId {
             namespace: stream.id.namespace.clone(),
             name: selection.destination_table.clone().unwrap_or_else(|| stream.id.name.clone()),
