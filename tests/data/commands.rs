@@ -182,7 +182,7 @@ system = {
 os.makedirs(request["directory"], exist_ok=True)
 columns = [*system.values(), *table.columns]
 pq.write_table(pa.table(columns, names=[*system, *table.column_names]), request["directory"] + "/view.parquet")
-print(n)
+print(table["row_count"][0].as_py() if table.column_names == ["row_count"] else n)
 "#;
 
 async fn views_say_what_the_reconciler_says(version: Version) {
@@ -191,10 +191,11 @@ async fn views_say_what_the_reconciler_says(version: Version) {
         "CREATE TABLE keyed (id int, part text, v text, l text[], at timestamptz, n numeric(9,2), \"Odd \"\"name'\" int, PRIMARY KEY (id, part));
          INSERT INTO keyed SELECT g, CASE WHEN g % 2 = 0 THEN 'a' ELSE 'b''c' END, 'v' || g, ARRAY[g::text, NULL], timestamptz '2024-01-01 00:00+00' + g * interval '1 s', g / 4.0, g FROM generate_series(1, 500) g;
          CREATE TABLE keyless (n int, v text); INSERT INTO keyless SELECT g / 2, 'x' FROM generate_series(1, 100) g;
+         CREATE TABLE bare (); INSERT INTO bare SELECT FROM generate_series(1, 77);
          CREATE TABLE refreshed (id int PRIMARY KEY, u text, d date); INSERT INTO refreshed SELECT g, md5(g::text), date '2024-01-01' + g FROM generate_series(1, 100) g",
     )
     .await;
-    pipeline.project.select_only(&["refreshed"], json!({})).unwrap();
+    pipeline.project.select_only(&["refreshed", "bare"], json!({})).unwrap();
     pipeline
         .project
         .select(
@@ -235,6 +236,19 @@ async fn views_say_what_the_reconciler_says(version: Version) {
         let output = pipeline.project.run(&["view", stream, "--engine", "spark"]).await.unwrap();
         output.assert_ok();
         assert!(output.stdout.contains("_lw_seq"), "{}", output.stdout);
+    }
+    // A directory whose name looks like a pattern, and a table that has rows but no columns.
+    let odd = pipeline.project.file("l[a]ke*");
+    std::fs::rename(pipeline.project.lake(), &odd).unwrap();
+    pipeline.project.write("destination.json", &json!({ "type": "parquet", "path": odd })).unwrap();
+    for engine in ["duckdb", "polars"] {
+        for (stream, rows) in [("refreshed", "50"), ("bare", "77")] {
+            let output = pipeline.project.run(&["view", stream, "--engine", engine]).await.unwrap();
+            output.assert_ok();
+            let directory = pipeline.project.file("view_odd");
+            let request = json!({ "engine": engine, "query": output.stdout, "directory": directory });
+            assert_eq!(python(MATERIALIZE, &request).await.trim(), rows, "{engine}: {}", output.stdout);
+        }
     }
 }
 

@@ -41,6 +41,7 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
         (changed(&[("password", json!("file:///nonexistent/secret"))]), vec!["password", "No such file"]),
         (changed(&[("type", json!("postgress"))]), vec!["postgres"]),
         (changed(&[("password", json!("wrong"))]), vec!["password"]),
+        (changed(&[("ssl", json!({ "mode": "verify-ca", "server_ca": "ca.pem" }))]), vec!["PEM", "file://"]),
         (changed(&[("database", json!("no_such_database"))]), vec!["database"]),
         (changed(&[("username", json!("no_such_role"))]), vec!["password"]),
         (changed(&[("copy_format", json!("xml"))]), vec!["binary"]),
@@ -87,6 +88,17 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
         let output = project.sync(&[]).await.unwrap();
         assert_eq!(output.code, Some(2), "{named}: {}", output.stderr);
         assert!(output.stderr.contains(named), "{named} in {}", output.stderr);
+        // A file that can be read but asks for what is not to be had is a finding of the preflight.
+        let output = project
+            .run(&["check", "--streams", "streams.json", "--destination", "destination.json"])
+            .await
+            .unwrap();
+        let told = match output.code {
+            Some(2) => &output.stderr,
+            Some(4) => &output.stdout,
+            other => panic!("{named}: {other:?} {}", output.stderr),
+        };
+        assert!(told.contains(named), "{named} in {told}");
     }
     for (name, text) in [
         ("streams.json", "{"),
@@ -125,14 +137,20 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
 
 async fn servers_that_are_not_there_exit_with_3(version: Version) {
     let pipeline = Pipeline::new(version, SMALL).await;
-    for overrides in
-        [json!({ "port": 1, "max_retries": 0 }), json!({ "host": "no-such-host.invalid", "max_retries": 0 })]
-    {
+    let mut wrong = vec![
+        (json!({ "port": 1, "max_retries": 0 }), "\\\"port\\\""),
+        (json!({ "host": "no-such-host.invalid", "max_retries": 0 }), "\\\"host\\\""),
+    ];
+    if pipeline.db.value("SHOW ssl").await.unwrap().as_deref() == Some("off") {
+        wrong.push((json!({ "ssl": { "mode": "require" }, "max_retries": 0 }), "ssl.mode"));
+    }
+    for (overrides, remedy) in wrong {
         pipeline.project.write("source.json", &pipeline.db.source_config(overrides)).unwrap();
         for command in ["check", "discover", "sync"] {
             let started = std::time::Instant::now();
             let output = pipeline.project.run(&[command]).await.unwrap();
             assert_eq!(output.code, Some(3), "{command}: {}", output.stderr);
+            assert!(output.stderr.contains(remedy), "{command}: {}", output.stderr);
             assert!(started.elapsed().as_secs() < 30);
         }
     }

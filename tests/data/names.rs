@@ -137,6 +137,14 @@ async fn f19_names_that_differ_only_in_case(version: Version) {
             );
             pipeline.assert_same((schema, name), &Options::full_refresh().directory(&directory)).await;
             found.push(directory);
+            // DuckDB would take the three columns for one.
+            let output = pipeline
+                .project
+                .run(&["view", &format!("{schema}.{name}"), "--engine", "duckdb"])
+                .await
+                .unwrap();
+            output.assert_code(2);
+            assert!(output.stderr.contains("differ only in case"), "{}", output.stderr);
         }
         assert!(before.is_none_or(|before| before == found));
         before = Some(found);

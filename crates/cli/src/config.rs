@@ -178,7 +178,16 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path, quoting: Quoti
         }
     };
     let format = if is_yaml(path) { "YAML" } else { "JSON" };
-    let failure = Error::new(ErrorKind::Config, format!("the file cannot be read as {format}"))
+    // Text that is well formed may still have fields that nobody knows.
+    let well_formed = match is_yaml(path) {
+        true => serde_norway::from_str::<serde::de::IgnoredAny>(text).is_ok(),
+        false => serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok(),
+    };
+    let message = match well_formed {
+        true => "the file is not what it should be".to_owned(),
+        false => format!("the file cannot be read as {format}"),
+    };
+    let failure = Error::new(ErrorKind::Config, message)
         .at("file", path.display())
         .at("line", line)
         .at("column", column);

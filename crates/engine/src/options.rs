@@ -32,7 +32,7 @@ impl Options {
     const PROCESS_BYTES: u64 = 32 << 20;
     /// Of what is left of the memory limit, what batches and open files may take; the rest is for compressors and
     /// for what the allocator keeps.
-    const BUDGET_PERCENT: u64 = 60;
+    const BUDGET_PERCENT: u64 = 55;
     /// What all readers' batches are to take at most. Above this, larger batches gain nothing.
     const MAX_BATCHES_BYTES: usize = 128 << 20;
     /// Batches of one reader that are alive at once, in the making and in the writing, with room for a second copy.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::durable::{self, StreamLock};
 use crate::fold::Fold;
 use crate::layout::{StreamPaths, file_name, hex, partition_dir};
-use crate::log::{self, Appended};
+use crate::log::{self, Appended, CommitError};
 use crate::publish;
 use crate::record::{
     AddedFile, CHECKPOINT_EVERY, ChunkDone, FileFacts, Kind, Open, Record, StreamName, Swap, VERSION, Window,
@@ -31,8 +31,9 @@ pub(crate) struct Held {
     pub(crate) term: u64,
     /// Whether a record of this run is in the log. Where the log is empty the first commit claims too.
     pub(crate) claimed: bool,
-    /// Set where a step failed after which memory and disk may differ: only `prepare` may go on then.
-    pub(crate) in_doubt: bool,
+    /// Set where a step failed after which memory and disk may differ, to what failed: only `prepare` may go on
+    /// then.
+    pub(crate) in_doubt: Option<String>,
 }
 
 impl Held {
@@ -41,17 +42,27 @@ impl Held {
     /// # Errors
     /// `Conflict` where another run or pipeline has the stream: nothing was committed.
     pub(crate) fn commit(&mut self, commit: &StreamCommit) -> Result<StreamHead> {
-        if self.in_doubt {
+        if let Some(failure) = &self.in_doubt {
+            // Which of two commits that were under way is told first is chance: both name what failed.
             return Err(Error::new(
                 ErrorKind::Destination,
                 "an earlier commit of this stream failed half way",
             )
-            .hint("run again: what was committed is finished at the start"));
+            .hint("run again: what was committed is finished at the start")
+            .source(failure.clone()));
         }
+        let committed = self.commit_in_order(commit);
+        if let Err(CommitError { error, in_doubt: true }) = &committed {
+            self.in_doubt = Some(format!("{error:?}"));
+        }
+        committed.map_err(|failure| failure.error)
+    }
+
+    fn commit_in_order(&mut self, commit: &StreamCommit) -> Result<StreamHead, CommitError> {
         let _lock = StreamLock::acquire(&self.paths.lock())?;
         let window = match &commit.window {
             Some(bytes) if self.staging.is_dir() => Some(self.stage_window(bytes)?),
-            Some(_) => return Err(staging_gone(&self.staging)),
+            Some(_) => return Err(staging_gone(&self.staging).into()),
             None => None,
         };
         let record = loop {
@@ -64,12 +75,12 @@ impl Held {
             }
             // A run that took the stream over has emptied this one's staging too: look before writing there.
             let appended = match self.paths.record(record.number).exists() {
-                true => Ok(Appended::Taken),
-                false => log::append(&self.paths, &self.staging, &record),
+                true => Appended::Taken,
+                false => log::append(&self.paths, &self.staging, &record)?,
             };
             match appended {
-                Ok(Appended::Linked) => break record,
-                Ok(Appended::Taken) => {
+                Appended::Linked => break record,
+                Appended::Taken => {
                     let other = self.taken(record.number)?;
                     let same = other.unit == record.unit && other.add == record.add;
                     if other.run == self.run.id && same {
@@ -77,26 +88,19 @@ impl Held {
                         break other;
                     }
                     if other.run != self.run.id {
-                        self.in_doubt = true;
-                        return Err(taken_over(&other));
+                        return Err(CommitError::in_doubt(taken_over(&other)));
                     }
                     self.fold.apply(&other);
                 }
-                Err(failure) => {
-                    self.in_doubt = failure.in_doubt;
-                    return Err(failure.error);
-                }
             }
         };
-        self.in_doubt = true;
         self.claimed = true;
         self.fold.apply(&record);
-        publish::publish(&self.paths, &self.fold, &record)?;
-        self.in_doubt = false;
+        publish::publish(&self.paths, &self.fold, &record).map_err(CommitError::in_doubt)?;
         Ok(self.fold.head())
     }
 
-    fn taken(&mut self, number: u64) -> Result<Record> {
+    fn taken(&self, number: u64) -> Result<Record, CommitError> {
         let record = log::read_record(&self.paths, number)?.ok_or_else(|| {
             Error::new(
                 ErrorKind::Destination,
@@ -105,8 +109,7 @@ impl Held {
             .at("path", self.paths.record(number).display())
         })?;
         if record.pipeline != self.run.pipeline {
-            self.in_doubt = true;
-            return Err(other_pipeline(&record.pipeline));
+            return Err(CommitError::in_doubt(other_pipeline(&record.pipeline)));
         }
         Ok(record)
     }

@@ -18,6 +18,12 @@ pub(crate) fn io_error(action: &str, path: &Path, error: io::Error) -> Error {
         io::ErrorKind::PermissionDenied => {
             failure.hint("let the user that runs lakeward write to the destination's directory")
         }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => failure
+            .hint("a part of the path is a file: correct \"path\" in the destination's config, or move the file away"),
+        io::ErrorKind::NotFound => failure.hint("something removed the directory: look what, and run again"),
+        io::ErrorKind::InvalidFilename => {
+            failure.hint("the file system takes no name as long as this: set destination_table in streams.json")
+        }
         io::ErrorKind::ReadOnlyFilesystem => failure.hint("mount the destination's file system for writing"),
         _ => failure,
     };

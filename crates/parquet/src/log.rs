@@ -24,11 +24,24 @@ pub(crate) enum Appended {
     Taken,
 }
 
-/// Whether a failed append may have committed the record nevertheless.
+/// A failed commit, and whether what is on disk may no longer be what memory says.
 #[derive(Debug)]
-pub(crate) struct AppendError {
+pub(crate) struct CommitError {
     pub(crate) error: Error,
     pub(crate) in_doubt: bool,
+}
+
+impl CommitError {
+    pub(crate) fn in_doubt(error: Error) -> Self {
+        Self { error, in_doubt: true }
+    }
+}
+
+/// A failure before anything was changed.
+impl From<Error> for CommitError {
+    fn from(error: Error) -> Self {
+        Self { error, in_doubt: false }
+    }
 }
 
 /// Reads a record; `None` where there is none of that number.
@@ -81,25 +94,22 @@ pub(crate) fn extend(paths: &StreamPaths, fold: &mut Fold) -> Result<()> {
 }
 
 /// Commits a record: writes it to `staging`, syncs it, links it to its number, syncs the log's directory.
-pub(crate) fn append(paths: &StreamPaths, staging: &Path, record: &Record) -> Result<Appended, AppendError> {
-    let certain = |error| AppendError { error, in_doubt: false };
-    let in_doubt = |error| AppendError { error, in_doubt: true };
+pub(crate) fn append(paths: &StreamPaths, staging: &Path, record: &Record) -> Result<Appended, CommitError> {
     let temporary = staging.join(format!("record-{:012}.json.part", record.number));
-    let bytes = record.to_bytes().map_err(certain)?;
-    durable::write_synced(&temporary, &bytes, || failpoint::hit("parquet-record-written"))
-        .map_err(certain)?;
-    failpoint::hit("parquet-record-synced").map_err(certain)?;
+    let bytes = record.to_bytes()?;
+    durable::write_synced(&temporary, &bytes, || failpoint::hit("parquet-record-written"))?;
+    failpoint::hit("parquet-record-synced")?;
 
     let target = paths.record(record.number);
     let appended = match fs::hard_link(&temporary, &target) {
         Ok(()) => Appended::Linked,
         Err(e) if e.kind() == IoKind::AlreadyExists => Appended::Taken,
-        Err(e) => return Err(in_doubt(io_error("link a commit record", &target, e))),
+        Err(e) => return Err(CommitError::in_doubt(io_error("link a commit record", &target, e))),
     };
     if appended == Appended::Linked {
-        failpoint::hit("parquet-record-linked").map_err(in_doubt)?;
-        durable::sync_dir(&paths.commits()).map_err(in_doubt)?;
-        failpoint::hit("parquet-commits-synced").map_err(in_doubt)?;
+        failpoint::hit("parquet-record-linked").map_err(CommitError::in_doubt)?;
+        durable::sync_dir(&paths.commits()).map_err(CommitError::in_doubt)?;
+        failpoint::hit("parquet-commits-synced").map_err(CommitError::in_doubt)?;
     }
     // The temporary name is staging's to sweep if this fails.
     let _ = fs::remove_file(&temporary);

@@ -47,7 +47,7 @@ impl Held {
             paths,
             staging,
             fold,
-            in_doubt: false,
+            in_doubt: None,
         };
         // Even an empty staging directory may be that of a run that has deferred its claim.
         if !held.claimed && (held.fold.number > 0 || !abandoned.dirs.is_empty()) {

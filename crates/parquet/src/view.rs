@@ -4,6 +4,7 @@
 //! send takes its last sent value; keys whose last row is a `d` are out. Change streams without a key are
 //! multisets: +1 for every row but `d`, which is −1. Other modes without a key are all rows.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use lakeward_core::{Definition, Error, ErrorKind, Result, SyncMode};
@@ -25,6 +26,8 @@ enum Meaning {
     LastOfKey,
     /// Deletes take one equal row away.
     Multiset,
+    /// Without columns, rows can only be counted.
+    Count,
 }
 
 const OP: &str = "_lw_op";
@@ -35,6 +38,7 @@ impl<'a> View<'a> {
     pub(crate) fn new(directory: &Path, definition: &'a Definition) -> Self {
         let changes = matches!(definition.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc);
         let meaning = match (definition.sync_mode, definition.key.is_empty()) {
+            _ if definition.columns.is_empty() => Meaning::Count,
             (SyncMode::FullRefresh, _) | (SyncMode::Incremental, true) => Meaning::AllRows,
             (_, false) => Meaning::LastOfKey,
             (_, true) if changes => Meaning::Multiset,
@@ -49,7 +53,16 @@ impl<'a> View<'a> {
     /// `Config` where the engine is not known.
     pub(crate) fn query(&self, engine: &str) -> Result<String> {
         match engine {
-            "duckdb" => Ok(self.sql(&DuckDb)),
+            "duckdb" => match self.differ_only_in_case() {
+                None => Ok(self.sql(&DuckDb)),
+                Some((one, other)) => Err(Error::new(
+                    ErrorKind::Config,
+                    "DuckDB does not tell columns apart whose names differ only in case",
+                )
+                .at("column", one)
+                .at("column", other)
+                .hint("ask for another engine's view, or exclude one of them in streams.json")),
+            },
             "spark" => Ok(self.sql(&Spark)),
             "polars" => Ok(self.polars()),
             _ => {
@@ -61,6 +74,11 @@ impl<'a> View<'a> {
 
     fn columns(&self) -> impl Iterator<Item = &'a str> {
         self.definition.columns.iter().map(|column| column.name.as_str())
+    }
+
+    fn differ_only_in_case(&self) -> Option<(&'a str, &'a str)> {
+        let mut seen = HashMap::new();
+        self.columns().find_map(|name| seen.insert(name.to_lowercase(), name).map(|other| (other, name)))
     }
 
     fn is_key(&self, column: &str) -> bool {
@@ -76,7 +94,14 @@ impl<'a> View<'a> {
             "live AS (\n  SELECT * FROM log\n  WHERE {OP} <> 't' AND {SEQ} > coalesce((SELECT max({SEQ}) FROM log WHERE {OP} = 't'), '')\n)"
         );
         // A column that no file has yet is null.
-        let every = dialect.every_column(&self.columns().map(quote).collect::<Vec<_>>());
+        let every = match self.meaning {
+            Meaning::Count => String::new(),
+            _ => dialect.every_column(&self.columns().map(quote).collect::<Vec<_>>()),
+        };
+        let preamble = match self.differ_only_in_case() {
+            Some(_) => format!("{}{preamble}", dialect.tell_cases_apart()),
+            None => preamble,
+        };
         let with = format!("{preamble}WITH log AS (\n  SELECT * FROM {log}{every}\n),\n{live}");
         match self.meaning {
             Meaning::AllRows => format!("{with}\nSELECT {all}\nFROM live\n"),
@@ -95,6 +120,9 @@ impl<'a> View<'a> {
                     columns.join(",\n    ")
                 )
             }
+            Meaning::Count => format!(
+                "{with}\nSELECT CAST(coalesce(sum(CASE WHEN {OP} = 'd' THEN -1 ELSE 1 END), 0) AS BIGINT) AS row_count\nFROM live\n"
+            ),
             Meaning::Multiset => {
                 let repeated = dialect.repeat("copies");
                 format!(
@@ -115,7 +143,7 @@ impl<'a> View<'a> {
             "import glob\n\nimport polars as pl\n\nfiles = sorted(glob.glob({pattern}, recursive=True))\nschema = {{}}\n\
              for file in files:\n    schema |= pl.read_parquet_schema(file)\n\
              for name in [{all}]:\n    schema.setdefault(name, pl.Null)\n\
-             log = pl.scan_parquet(files, schema=schema, missing_columns=\"insert\", hive_partitioning=False)\n\
+             log = pl.scan_parquet(files, glob=False, schema=schema, missing_columns=\"insert\", hive_partitioning=False)\n\
              ended = log.filter(pl.col(\"{OP}\") == \"t\").select(pl.col(\"{SEQ}\").max().fill_null(\"\")).collect().item()\n\
              live = log.filter((pl.col(\"{OP}\") != \"t\") & (pl.col(\"{SEQ}\") > ended))\n"
         );
@@ -131,6 +159,9 @@ impl<'a> View<'a> {
                      .filter(pl.col(\"{OP}\") != \"d\")\n    .select([{all}])\n)\n"
                 ));
             }
+            Meaning::Count => text.push_str(&format!(
+                "latest = live.select(row_count=pl.when(pl.col(\"{OP}\") == \"d\").then(-1).otherwise(1).sum())\n"
+            )),
             Meaning::Multiset => text.push_str(&format!(
                 "latest = (\n    live.group_by([{all}])\n    .agg(copies=pl.when(pl.col(\"{OP}\") == \"d\").then(-1).otherwise(1).sum())\n    \
                  .filter(pl.col(\"copies\") > 0)\n    .select(pl.exclude(\"copies\").repeat_by(\"copies\"))\n    .explode(pl.all())\n)\n"
@@ -149,6 +180,10 @@ trait Dialect {
     /// What to append to the files' rows, so that all of these columns exist.
     fn every_column(&self, _quoted: &[String]) -> String {
         String::new()
+    }
+    /// A statement to run before all others where names differ only in case.
+    fn tell_cases_apart(&self) -> &'static str {
+        ""
     }
     /// A column's value in the last row that has one sent, null included.
     fn last_sent(&self, name: &str) -> String;
@@ -198,6 +233,10 @@ impl Dialect for Spark {
             spark_text(directory)
         );
         (preamble, "lakeward_log".to_owned())
+    }
+
+    fn tell_cases_apart(&self) -> &'static str {
+        "SET spark.sql.caseSensitive = true;\n"
     }
 
     fn last_sent(&self, name: &str) -> String {

@@ -69,7 +69,31 @@ pub(crate) fn from_client(error: tokio_postgres::Error) -> Error {
     let config = error.to_string().starts_with("invalid configuration");
     let kind = if config { ErrorKind::Config } else { ErrorKind::Connection };
     let message = if error.is_closed() { "the connection was closed" } else { "the connection failed" };
-    Error::new(kind, message).source(error)
+    let hint = connection_hint(&error);
+    let error = Error::new(kind, message).source(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// What to do where a connection could not even be made. The client library tells the cases apart in words only.
+fn connection_hint(error: &tokio_postgres::Error) -> Option<&'static str> {
+    let cause = std::error::Error::source(error);
+    let said = cause.map(ToString::to_string).unwrap_or_default();
+    let io = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    if said.contains("password missing") {
+        return Some("the server wants a password: set \"password\" in the config");
+    }
+    if said.contains("does not support TLS") {
+        return Some("turn TLS on at the server, or set ssl.mode to prefer or disable in the config");
+    }
+    if said.contains("lookup") {
+        return Some("no machine of that name is known here: check \"host\" in the config");
+    }
+    (io?.kind() == std::io::ErrorKind::ConnectionRefused).then_some(
+        "no server listens there: check \"host\" and \"port\" in the config, and that it is running",
+    )
 }
 
 /// The SQLSTATE that an error carries.

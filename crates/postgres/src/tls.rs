@@ -67,7 +67,8 @@ impl TlsSettings {
             (Some(certificate), Some(key)) => {
                 let chain = certificates(certificate, "the client certificate")?;
                 let key = PrivateKeyDer::from_pem_slice(key)
-                    .or_fail(ErrorKind::Config, || "the client key is no PEM private key".to_owned())?;
+                    .or_fail(ErrorKind::Config, || "the client key is no PEM private key".to_owned())
+                    .map_err(|error| error.hint(PEM_HINT))?;
                 builder.with_client_auth_cert(chain, key).or_fail(ErrorKind::Config, || {
                     "the client certificate and its key do not fit together".to_owned()
                 })
@@ -104,11 +105,15 @@ impl TlsSettings {
     }
 }
 
+const PEM_HINT: &str = "it begins with -----BEGIN; write file:///path for what is in a file";
+
 fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.or_fail(ErrorKind::Config, || format!("{what} is no PEM certificate"))?;
+    let found = found
+        .or_fail(ErrorKind::Config, || format!("{what} is no PEM certificate"))
+        .map_err(|error| error.hint(PEM_HINT))?;
     if found.is_empty() {
-        return Err(Error::new(ErrorKind::Config, format!("{what} holds no PEM certificate")));
+        return Err(Error::new(ErrorKind::Config, format!("{what} holds no PEM certificate")).hint(PEM_HINT));
     }
     Ok(found)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lakeward_core::{Finding, Result, Severity};
+use lakeward_core::{ErrorKind, Finding, Result, Severity};
 use lakeward_engine::AbstractDriver;
 
 use crate::args::{CheckArgs, OutputFormat};
@@ -10,6 +10,9 @@ use crate::config;
 use crate::failure::ExitCode;
 use crate::output::{Surface, harmless, print, print_json, table};
 use crate::quantity::counted;
+
+/// What findings about streams.json are filed under.
+const STREAMS: &str = "streams";
 
 /// Prints what was found; `SOURCE` where a sync would fail.
 pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
@@ -25,12 +28,26 @@ pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
     if let Some(catalog) = &catalog
         && !refused(&findings)
     {
-        let streams = AbstractDriver::resolve(driver.as_ref(), destination.as_deref(), catalog).await?;
-        let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
-        for finding in driver.check(&streams).await? {
-            if !findings.contains(&finding) {
-                findings.push(finding);
+        match AbstractDriver::resolve(driver.as_ref(), destination.as_deref(), catalog).await {
+            Ok(streams) if streams.is_empty() => findings.push(Finding::error(
+                STREAMS,
+                "no stream is selected",
+                "name streams under selected_streams; `lakeward discover` writes the file",
+            )),
+            Ok(streams) => {
+                let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
+                for finding in driver.check(&streams).await? {
+                    if !findings.contains(&finding) {
+                        findings.push(finding);
+                    }
+                }
             }
+            // What the file asks for is not to be had: that is what a preflight is there to find.
+            Err(error) if matches!(error.kind(), ErrorKind::Config | ErrorKind::Schema) => {
+                let remedy = error.remedy().unwrap_or("correct it in streams.json").to_owned();
+                findings.push(Finding::error(STREAMS, error.to_string(), remedy));
+            }
+            Err(error) => return Err(error),
         }
     }
     match args.output {

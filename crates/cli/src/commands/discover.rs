@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use lakeward_core::{Catalog, Error, ErrorKind, Result, ResultExt};
+use lakeward_core::{Catalog, Error, ErrorKind, Result, ResultExt, Severity};
 use lakeward_engine::AbstractDriver;
 
 use crate::args::DiscoverArgs;
@@ -26,6 +26,11 @@ pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCo
     let first = earlier.is_none();
     let driver = config::source(&args.source.config)?;
     let (catalog, changes) = AbstractDriver::discover(driver.as_ref(), earlier, !args.no_select).await?;
+    // A schema that is not there offers nothing, without a word.
+    for finding in driver.check(&[]).await?.iter().filter(|finding| finding.severity == Severity::Error) {
+        let remedy = finding.remedy.as_deref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        console.say(&output::harmless(&format!("{}: {}{remedy}", finding.subject, finding.message)));
+    }
     if output == Path::new("-") {
         output::print_json(&catalog)?;
     } else {
