@@ -141,7 +141,7 @@ impl<'a> View<'a> {
         let pattern = python(&format!("{}/**/{FILE_GLOB}", escape_glob(&self.directory)));
         let mut text = format!(
             "import glob\n\nimport polars as pl\n\nfiles = sorted(glob.glob({pattern}, recursive=True))\nschema = {{}}\n\
-             for file in files:\n    schema |= pl.read_parquet_schema(file)\n\
+             for file in files:\n    schema |= pl.scan_parquet(file, glob=False, hive_partitioning=False).collect_schema()\n\
              for name in [{all}]:\n    schema.setdefault(name, pl.Null)\n\
              log = pl.scan_parquet(files, glob=False, schema=schema, missing_columns=\"insert\", hive_partitioning=False)\n\
              ended = log.filter(pl.col(\"{OP}\") == \"t\").select(pl.col(\"{SEQ}\").max().fill_null(\"\")).collect().item()\n\
