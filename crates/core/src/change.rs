@@ -59,7 +59,7 @@ pub enum StreamPhase {
     /// Still waiting for its backfill: its changes are dropped, because its snapshot will be later.
     Queued,
     /// Its snapshot is being taken. Meanwhile the reader rests at a boundary and reads nothing, so that no change
-    /// has to be kept back until the stream's position is known.
+    /// has to be kept back until the stream's position is known ([`ChangeEvent::Resting`]).
     Opening,
     /// Changes that its position does not cover are emitted.
     Open {
@@ -105,6 +105,9 @@ pub enum ChangeEvent {
     Changes(StreamId, Box<Batch>),
     /// Everything before has been emitted.
     Boundary(Boundary),
+    /// The reader rests, everything before has been emitted with a boundary, and all phases up to this ticket of
+    /// [`CdcDriver::enter_phase`] are known to it. It reads on when no stream is opening any more.
+    Resting(u64),
     /// The stream is no longer what it was when the reading began: its columns, its key or its partitions changed.
     /// The last event: nothing after the last boundary counts, and the log is read again from there.
     Changed {
@@ -170,9 +173,10 @@ pub trait CdcDriver: Send + Sync {
     /// Reads the log.
     async fn stream_changes(&self, request: ChangeRequest) -> Result<ChangeStream>;
 
-    /// Tells the reader that a stream's phase has changed. With `Opening` it returns when the reader rests: before
-    /// that it comes to a boundary, so its events must go on being taken.
-    async fn enter_phase(&self, stream: &StreamId, phase: StreamPhase) -> Result<()>;
+    /// Tells the reader that a stream's phase has changed. Returns a ticket, greater with every call during one
+    /// reading: once it rests for a stream that opens it says so with this ticket or a later one. `None` where
+    /// nothing is being read.
+    async fn enter_phase(&self, stream: &StreamId, phase: StreamPhase) -> Result<Option<u64>>;
 
     /// Ends the reading and lets go of connections.
     async fn post_cdc(&self) -> Result<()>;

@@ -1,16 +1,18 @@
 //! [`AbstractDriver`]: one source, one destination, one state, and the operations on them.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::StreamExt;
 use lakeward_core::{
     Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Stream,
-    StreamId, SyncMode,
+    StreamId,
 };
 use lakeward_state::StateStore;
 use tokio::sync::Semaphore;
 
+use crate::change_stream::{LogRun, follows_log};
 use crate::commit::CommitPath;
 use crate::events::{Event, EventSink, Summary};
 use crate::options::Options;
@@ -111,7 +113,7 @@ impl AbstractDriver {
                 "name streams under selected_streams in streams.json; `lakeward discover` writes the file",
             ));
         }
-        if self.options.follow && !streams.iter().any(|(stream, _)| follows_a_log(stream.sync_mode)) {
+        if self.options.follow && !streams.iter().any(|(stream, _)| follows_log(stream.sync_mode)) {
             return Err(Error::new(ErrorKind::Config, "no selected stream has a log that could be followed")
                 .hint("leave --follow out, and run sync as often as rows are to arrive"));
         }
@@ -146,32 +148,60 @@ impl AbstractDriver {
             readers: Arc::new(Semaphore::new(readers)),
             reader_count: readers,
         });
+        let (followers, others): (Vec<_>, Vec<_>) =
+            streams.into_iter().partition(|(stream, _)| follows_log(stream.sync_mode));
+        let alone = others.into_iter().map(|(stream, offered)| {
+            let id = stream.id.clone();
+            let run = StreamRun::new(context.clone(), stream, offered.estimated_rows);
+            async move { vec![(id, run.sync().await)] }
+        });
+        let alone = futures::stream::iter(alone).buffer_unordered(readers);
+        let together = match followers.is_empty() {
+            true => {
+                self.warn_of_idle_log(&commits);
+                None
+            }
+            false => Some(LogRun::new(context.clone(), catalog, followers)?),
+        };
+        let together = futures::stream::iter(together).then(|log| log.run());
         let mut summary = Summary::default();
-        let mut running = futures::stream::iter(streams)
-            .map(|(stream, offered)| {
-                let id = stream.id.clone();
-                let run = StreamRun::new(context.clone(), stream, offered.estimated_rows);
-                async move { (id, run.sync().await) }
-            })
-            .buffer_unordered(readers);
-        while let Some((id, outcome)) = running.next().await {
-            match outcome {
-                Ok(stream) => summary.streams.push(stream),
-                Err(error) => {
-                    if error.kind() != ErrorKind::Cancelled {
-                        self.events.event(&Event::StreamFailed {
-                            stream: id.clone(),
-                            error: format!("{error:?}"),
-                            hint: error.remedy().map(str::to_owned),
-                        });
+        let mut running = pin!(futures::stream::select(alone, together));
+        while let Some(outcomes) = running.next().await {
+            for (id, outcome) in outcomes {
+                match outcome {
+                    Ok(stream) => summary.streams.push(stream),
+                    Err(error) => {
+                        self.tell_failure(&id, &error);
+                        summary.failures.push((id, error));
                     }
-                    summary.failures.push((id, error));
                 }
             }
         }
-        drop(running);
         commits.finish().await?;
         Ok(summary)
+    }
+
+    fn tell_failure(&self, stream: &StreamId, error: &Error) {
+        if error.kind() != ErrorKind::Cancelled {
+            self.events.event(&Event::StreamFailed {
+                stream: stream.clone(),
+                error: format!("{error:?}"),
+                hint: error.remedy().map(str::to_owned),
+            });
+        }
+    }
+
+    /// A log that nobody reads any more piles up at the source.
+    fn warn_of_idle_log(&self, commits: &CommitPath) {
+        if commits.known_global().is_some() {
+            self.events.event(&Event::Warning {
+                stream: None,
+                message:
+                    "no stream follows the source's log any more, but the source keeps it for this pipeline: \
+                          `lakeward clear --log` lets go of it"
+                        .to_owned(),
+            });
+        }
     }
 
     /// Removes streams from the destination and from the state.
@@ -192,10 +222,6 @@ impl AbstractDriver {
         }
         Ok(())
     }
-}
-
-fn follows_a_log(mode: SyncMode) -> bool {
-    matches!(mode, SyncMode::Cdc | SyncMode::StrictCdc)
 }
 
 fn not_offered(catalog: &Catalog, id: &StreamId) -> Error {

@@ -4,11 +4,13 @@
 //! snapshot of its last `open`. So whatever was killed in between, the result is exactly one snapshot.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use futures::{StreamExt, TryStreamExt};
 use lakeward_core::{
-    Chunk, Definition, DoneChunk, Error, Fingerprint, OpenGeneration, OpenStep, Progress, Result, Retry,
-    Session, StreamCommit, StreamHead, SwapStep,
+    Batch, ChangeColumns, Chunk, Definition, DoneChunk, Error, Fingerprint, Op, OpenGeneration, OpenStep,
+    Progress, Result, Retry, Sequence, Session, StreamCommit, StreamHead, SwapStep, WrittenFile,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +20,8 @@ use crate::stream_run::{Copied, StreamRun};
 
 /// Attempts at one chunk under one session before a new session is begun.
 const CHUNK_RETRIES: u32 = 2;
+/// A table up to this size is read whole before the log, which rests for its snapshot, is read on.
+const READ_WHILE_LOG_RESTS: u64 = 8 << 20;
 
 impl StreamRun {
     /// Reads the whole stream into a generation and shows it, under as many sessions as it takes.
@@ -46,12 +50,41 @@ impl StreamRun {
     }
 
     async fn backfill_in_one_session(&self) -> Result<()> {
-        let session = {
-            let _reader = self.context.reader().await?;
-            self.context.driver.begin_backfill(&self.stream).await?
-        };
+        let session = self.begin_session().await?;
         let outcome = self.backfill_under(&session).await;
         self.context.driver.end_backfill(session).await;
+        outcome
+    }
+
+    /// Takes a snapshot. Where changes are followed, they are read on once the snapshot's `open` is committed.
+    pub(crate) async fn begin_session(&self) -> Result<Session> {
+        let _reader = self.context.reader().await?;
+        if let Some(phases) = &self.phases {
+            phases.opening(&self.stream.id).await?;
+        }
+        let session = self.context.driver.begin_backfill(&self.stream).await;
+        if let (Err(_), Some(phases)) = (&session, &self.phases) {
+            phases.queued(&self.stream.id).await?;
+        }
+        session
+    }
+
+    /// Commits the beginning of a generation, or of its resumption. Its changes count from there.
+    async fn commit_open(&self, commit: StreamCommit, session: &Session) -> Result<()> {
+        let outcome = self.commit(commit, |_| Vec::new()).await;
+        self.opened(session, outcome).await
+    }
+
+    /// Lets the changes of a stream be read on after its snapshot was committed, or was not.
+    async fn opened(&self, session: &Session, outcome: Result<()>) -> Result<()> {
+        let Some(phases) = &self.phases else { return outcome };
+        match (&outcome, &session.position) {
+            (Ok(()), Some(position)) => {
+                phases.opened(&self.stream.id, position.clone(), self.head().generation).await?;
+            }
+            (Ok(()), None) => return Err(Error::bug("a snapshot behind a log has no position")),
+            (Err(_), _) => phases.queued(&self.stream.id).await?,
+        }
         outcome
     }
 
@@ -102,17 +135,14 @@ impl StreamRun {
             plan.into_iter().filter(|chunk| !kept.contains(&chunk.number)).collect();
         if let [only] = pending.as_slice()
             && resumed.is_none()
+            // A log that is being followed rests meanwhile: not for long.
+            && (self.phases.is_none() || only.bytes <= READ_WHILE_LOG_RESTS)
         {
             // A table of one chunk begins, arrives and is shown in one commit.
-            let copied =
-                self.read_chunk(only, session, generation, true, &self.context.options.cancel).await?;
-            open.unit = StreamCommit::backfill_unit(&self.stream.target, generation, only.number);
-            open.chunk = Some((only.number, done(&copied, session)));
-            open.window = self.first_window(session, &progress).await?;
-            open.swap = Some(SwapStep::Replace);
-            return self.commit_chunk(open, copied, only.number).await;
+            let outcome = self.show_only_chunk(only, open, session, generation, &progress).await;
+            return self.opened(session, outcome).await;
         }
-        self.commit(open, |_| Vec::new()).await?;
+        self.commit_open(open, session).await?;
 
         // The largest first: the last chunk to end is then a small one.
         pending.sort_by_key(|chunk| std::cmp::Reverse(chunk.bytes));
@@ -121,10 +151,81 @@ impl StreamRun {
         let mut swap =
             StreamCommit::new(self.stream.target.clone(), generation, self.unit(generation, "swap"));
         swap.window = self.first_window(session, &progress).await?;
-        swap.swap = Some(SwapStep::Replace);
+        swap.swap = Some(self.swap_step());
+        swap.files = self.end_of_history(generation).await?;
         let stream = self.stream.id.clone();
         self.commit(swap, move |head| vec![Event::GenerationVisible { stream, generation, rows: head.rows }])
             .await
+    }
+
+    async fn show_only_chunk(
+        &self,
+        chunk: &Chunk,
+        mut open: StreamCommit,
+        session: &Session,
+        generation: u32,
+        progress: &Progress,
+    ) -> Result<()> {
+        let mut copied =
+            self.read_chunk(chunk, session, generation, true, &self.context.options.cancel).await?;
+        copied.files.extend(self.end_of_history(generation).await?);
+        open.unit = StreamCommit::backfill_unit(&self.stream.target, generation, chunk.number);
+        open.chunk = Some((chunk.number, done(&copied, session)));
+        open.window = self.first_window(session, progress).await?;
+        open.swap = Some(self.swap_step());
+        self.commit_chunk(open, copied, chunk.number).await
+    }
+
+    /// Begins a generation that has nothing of what there was before it, and shows it.
+    pub(crate) async fn backfill_nothing(&self, session: &Session) -> Result<()> {
+        let generation = self.head().generation + 1;
+        let unit = self.unit(generation, "begin");
+        let mut commit = StreamCommit::new(self.stream.target.clone(), generation, unit.clone());
+        commit.open = Some(OpenStep {
+            definition: self.stream.definition(),
+            fingerprint: session.fingerprint.clone(),
+            snapshot: session.snapshot.clone(),
+            plan: Vec::new(),
+            backfill: true,
+        });
+        commit.progress = Some(Progress { position: session.position.clone(), cursor: None, pass: 0 });
+        commit.swap = Some(self.swap_step());
+        let writer = self.context.pool.open(self.stream.clone(), generation, unit, session.sequence).await?;
+        commit.files = writer.finish(true).await?;
+        commit.files.extend(self.end_of_history(generation).await?);
+        self.commit_open(commit, session).await
+    }
+
+    /// A change stream keeps what it said before; other modes replace it.
+    fn swap_step(&self) -> SwapStep {
+        match self.phases {
+            Some(_) if self.head().visible.is_some() => SwapStep::KeepHistory,
+            _ => SwapStep::Replace,
+        }
+    }
+
+    /// Where history is kept, the row that ends it: everything before the generation is gone.
+    async fn end_of_history(&self, generation: u32) -> Result<Vec<WrittenFile>> {
+        if self.swap_step() != SwapStep::KeepHistory {
+            return Ok(Vec::new());
+        }
+        let unit = self.unit(generation, "end of history");
+        let mut writer = self.context.pool.open(self.stream.clone(), generation, unit, 0).await?;
+        let schema = Arc::new(self.stream.schema.arrow());
+        let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+        let one = RecordBatchOptions::new().with_row_count(Some(1));
+        let rows = RecordBatch::try_new_with_options(schema, nulls, &one)
+            .map_err(|error| Error::bug("a row of nulls cannot be made").source(error))?;
+        let sequence = Sequence { epoch: generation, position: 0, ordinal: 0 };
+        let mut batch = Batch::read(rows);
+        batch.changes = Some(ChangeColumns {
+            op: [Some(Op::Truncate.as_str())].into_iter().collect(),
+            seq: [Some(sequence.to_string())].into_iter().collect(),
+            commit_ts: [None].into_iter().collect(),
+            unchanged: None,
+        });
+        writer.write(batch).await?;
+        writer.finish(false).await
     }
 
     /// Reads chunks on all connections there are and commits each as it is done, while the next one is read.

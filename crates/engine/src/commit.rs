@@ -6,14 +6,14 @@
 //!
 //! in this order, whatever is committed. A crash between two steps only repeats work.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lakeward_core::{
     Destination, DriverInterface, Error, Position, Result, StreamCommit, StreamHead, StreamId, SyncMode,
     failpoint,
 };
-use lakeward_state::{State, StateStore, StreamState};
+use lakeward_state::{GlobalState, State, StateStore, StreamState};
 use tokio_util::task::TaskTracker;
 
 use crate::events::{Event, EventSink};
@@ -24,6 +24,8 @@ const SAVE_PAUSE_FACTOR: u32 = 20;
 /// The state in memory and when it was saved last.
 struct Keeper {
     state: State,
+    /// Where the log is followed, its global position of this moment: every record repeats it.
+    global: Option<Position>,
     dirty: bool,
     saved: Instant,
     saving_took: Duration,
@@ -46,7 +48,7 @@ pub(crate) struct CommitPath {
 pub(crate) struct Step {
     /// Each atomic on its own.
     pub(crate) commits: Vec<StreamCommit>,
-    /// What the source may forget once all of them, and the state, are safe.
+    /// The global position once all of them are safe: saved, then released at the source.
     pub(crate) release: Option<Position>,
 }
 
@@ -65,7 +67,8 @@ impl CommitPath {
         state: State,
         events: Arc<dyn EventSink>,
     ) -> Self {
-        let keeper = Keeper { state, dirty: false, saved: Instant::now(), saving_took: Duration::ZERO };
+        let keeper =
+            Keeper { state, global: None, dirty: false, saved: Instant::now(), saving_took: Duration::ZERO };
         Self {
             destination,
             driver,
@@ -89,6 +92,8 @@ impl CommitPath {
         let path = self.clone();
         let names = names.clone();
         let task = self.under_way.spawn(async move {
+            let mut commit = commit;
+            commit.global = path.keeper().global.clone();
             let step = Step { commits: vec![commit], release: None };
             let mut heads = path.steps(step, std::slice::from_ref(&names)).await?;
             let head = heads.pop().ok_or_else(|| Error::bug("a commit has no result"))?;
@@ -98,6 +103,48 @@ impl CommitPath {
             Ok(head)
         });
         task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
+    }
+
+    /// Commits what a checkpoint of the change stream holds for each stream, then saves and releases `position`.
+    ///
+    /// As [`commit`](Self::commit) does, it goes on where its caller is dropped.
+    pub(crate) async fn checkpoint(
+        self: &Arc<Self>,
+        units: Vec<(StateEntry, StreamCommit)>,
+        position: Position,
+    ) -> Result<Vec<StreamHead>> {
+        let path = self.clone();
+        let task = self.under_way.spawn(async move {
+            let (names, mut commits): (Vec<_>, Vec<_>) = units.into_iter().unzip();
+            commits.iter_mut().for_each(|commit| commit.global = Some(position.clone()));
+            path.steps(Step { commits, release: Some(position) }, &names).await
+        });
+        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
+    }
+
+    /// The global position that the state was left with.
+    pub(crate) fn known_global(&self) -> Option<Position> {
+        self.keeper().state.global.as_ref().map(|global| global.position.clone())
+    }
+
+    /// Saves an intent, or the position at which the log was made followable, before anything rests on it.
+    pub(crate) async fn save_global(
+        &self,
+        position: &Position,
+        streams: Vec<StreamId>,
+        intent: bool,
+    ) -> Result<()> {
+        {
+            let mut keeper = self.keeper();
+            keeper.state.global = Some(GlobalState { position: position.clone(), streams });
+            keeper.global = (!intent).then(|| position.clone());
+            keeper.dirty = true;
+        }
+        self.save(true).await
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The four steps. Every commit of Lakeward passes through here.
@@ -115,6 +162,14 @@ impl CommitPath {
             }
         }
         failpoint::hit("engine-committed")?;
+        if let (Some(position), None) = (&step.release, &failed) {
+            let mut keeper = self.keeper();
+            keeper.global = Some(position.clone());
+            if let Some(global) = &mut keeper.state.global {
+                global.position = position.clone();
+            }
+            keeper.dirty = true;
+        }
         self.save(step.release.is_some()).await?;
         failpoint::hit("engine-state-saved")?;
         if let Some(error) = failed {
@@ -159,7 +214,7 @@ impl CommitPath {
             cursor,
             window: head.window.as_ref().map(|window| window.path.clone()),
         };
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeper = self.keeper();
         // Two commits of one stream may end in either order here; the later one says how it stands.
         let later = keeper.state.streams.get(&names.source).is_none_or(|known| known.commit <= stream.commit);
         if later {
@@ -170,7 +225,7 @@ impl CommitPath {
 
     /// The number of the last commit that the state knows of a stream.
     pub(crate) fn known_commit(&self, source: &StreamId) -> Option<u64> {
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeper = self.keeper();
         keeper.state.streams.get(source).map(|stream| stream.commit)
     }
 
@@ -182,7 +237,7 @@ impl CommitPath {
             Err(_) => return Ok(()),
         };
         let snapshot = {
-            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut keeper = self.keeper();
             let due = keeper.saved.elapsed() >= keeper.saving_took * SAVE_PAUSE_FACTOR;
             if !keeper.dirty || !(now || due) {
                 return Ok(());
@@ -196,7 +251,7 @@ impl CommitPath {
         tokio::task::spawn_blocking(move || store.save(&snapshot))
             .await
             .map_err(|error| Error::bug("saving the state ended early").source(error))??;
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeper = self.keeper();
         keeper.saved = Instant::now();
         keeper.saving_took = began.elapsed();
         Ok(())

@@ -55,6 +55,20 @@ pub enum Event {
         /// The commit's number.
         commit: u64,
     },
+    /// What the log says up to a position stands committed, and the source may forget it.
+    Checkpoint {
+        /// Streams that had changes.
+        streams: usize,
+        /// Their changes.
+        rows: u64,
+        /// The position.
+        position: String,
+        /// Bytes of the source's log behind it.
+        behind_bytes: u64,
+        /// Seconds since its last transaction was committed at the source, where the log goes on behind it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        behind_seconds: Option<f64>,
+    },
     /// A generation became visible.
     GenerationVisible {
         /// The stream.

@@ -12,6 +12,7 @@ use lakeward_core::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::change_stream::Phases;
 use crate::commit::{CommitPath, StateEntry};
 use crate::events::{Event, EventSink, StreamSummary};
 use crate::evolution::{evolution, with_retired_columns};
@@ -19,6 +20,7 @@ use crate::options::Options;
 use crate::writer_pool::{PooledWriter, WriterPool};
 
 /// What all streams of a run share.
+#[derive(Clone)]
 pub(crate) struct RunContext {
     pub(crate) driver: Arc<dyn DriverInterface>,
     pub(crate) destination: Arc<dyn Destination>,
@@ -68,6 +70,8 @@ pub(crate) struct StreamRun {
     pub(crate) stream: Arc<ConfiguredStream>,
     pub(crate) entry: StateEntry,
     pub(crate) estimated_rows: Option<u64>,
+    /// Where its changes are followed, what is done with them meanwhile.
+    pub(crate) phases: Option<Arc<Phases>>,
     head: Mutex<StreamHead>,
     tally: Mutex<Tally>,
     began: Instant,
@@ -92,14 +96,34 @@ impl StreamRun {
             stream,
             entry,
             estimated_rows,
+            phases: None,
             head: Mutex::new(StreamHead::default()),
             tally: Mutex::new(Tally::default()),
             began: Instant::now(),
         }
     }
 
-    /// Takes the stream over at the destination and runs it in its mode.
-    pub(crate) async fn sync(self) -> Result<StreamSummary> {
+    /// The same stream, as one whose changes are followed.
+    pub(crate) fn following(self, phases: Arc<Phases>) -> Self {
+        Self { phases: Some(phases), ..self }
+    }
+
+    /// The same stream as it is now, with all that was done for it.
+    pub(crate) fn again(&self, context: Arc<RunContext>, stream: Arc<ConfiguredStream>) -> Self {
+        Self {
+            context,
+            stream,
+            entry: self.entry.clone(),
+            estimated_rows: self.estimated_rows,
+            phases: self.phases.clone(),
+            head: Mutex::new(self.head()),
+            tally: Mutex::new(std::mem::take(&mut self.tally())),
+            began: self.began,
+        }
+    }
+
+    /// Takes the stream over at the destination.
+    pub(crate) async fn take_over(&self) -> Result<()> {
         // Before the claim, which would take the number of a missing commit.
         let found = self.context.commits_found.get(&self.stream.target).copied().unwrap_or(0);
         if let Some(known) = self.context.commits.known_commit(&self.stream.id)
@@ -118,17 +142,30 @@ impl StreamRun {
             self.context.commits.record(&self.entry, &head);
         }
         self.set_head(head);
+        Ok(())
+    }
+
+    /// Takes the stream over and runs it in its mode.
+    pub(crate) async fn sync(self) -> Result<StreamSummary> {
+        self.take_over().await?;
         match self.stream.sync_mode {
             SyncMode::FullRefresh => {
                 self.refuse_forbidden_change()?;
                 self.backfill().await?;
             }
             SyncMode::Incremental => self.incremental().await?,
-            SyncMode::Cdc | SyncMode::StrictCdc => self.run_change_stream().await?,
+            SyncMode::Cdc | SyncMode::StrictCdc => {
+                return Err(Error::bug("a stream of a log was run by itself"));
+            }
         }
+        Ok(self.finished())
+    }
+
+    /// Tells that the stream is done, and what was done.
+    pub(crate) fn finished(&self) -> StreamSummary {
         let summary = self.summary();
         self.context.events.event(&Event::StreamFinished(summary.clone()));
-        Ok(summary)
+        summary
     }
 
     /// A full refresh takes any columns, unless the user said that a change is to stop it.
@@ -235,7 +272,7 @@ impl StreamRun {
     }
 
     /// Chunks commit concurrently; the head with the greatest number is the stream's.
-    fn set_head(&self, head: StreamHead) {
+    pub(crate) fn set_head(&self, head: StreamHead) {
         let mut current = self.head.lock().unwrap_or_else(PoisonError::into_inner);
         if head.commit >= current.commit {
             *current = head;

@@ -50,14 +50,34 @@ impl WriterPool {
                 open_writers: self.size,
             })
             .await?;
-        Ok(PooledWriter { writer, _permit: permit })
+        Ok(PooledWriter { writer, _permit: Some(permit) })
+    }
+
+    /// Opens a writer that keeps no other one waiting: units of a change stream stay open until their checkpoint,
+    /// however many streams change. `beside` of them are open then.
+    pub async fn open_beside(
+        &self,
+        stream: Arc<ConfiguredStream>,
+        generation: u32,
+        unit: String,
+        beside: usize,
+    ) -> Result<PooledWriter> {
+        let unit = UnitSpec {
+            stream,
+            generation,
+            unit,
+            read_position: 0,
+            budget: self.budget.clone(),
+            open_writers: self.size + beside,
+        };
+        Ok(PooledWriter { writer: self.destination.writer(unit).await?, _permit: None })
     }
 }
 
 /// A writer with its place in the pool, given back when it ends.
 pub struct PooledWriter {
     writer: Box<dyn Writer>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl PooledWriter {

@@ -1,0 +1,410 @@
+//! Change streams: streams that share a log, from their snapshots to its end, in one of three orders.
+//!
+//! Guaranteed: a change is delivered once, and none is released at the source before it is committed for every
+//! stream that it belongs to. The destination decides: each stream's own position says which changes it has.
+//! A stream that is new, came back, or changed in a way that its rows would feel is read anew into a hidden
+//! generation, which its changes join as soon as its snapshot is taken.
+
+mod phases;
+mod reading;
+mod units;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use lakeward_core::{
+    Catalog, CdcDriver, ChangeMode, ConfiguredStream, Error, ErrorKind, OpenStep, Prepared, Result, Retry,
+    Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode, Until,
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use phases::Phases;
+use reading::{ReadEnd, Reading};
+
+use crate::abstract_driver::AbstractDriver;
+use crate::events::{Event, StreamSummary};
+use crate::evolution::{Evolution, evolution, with_retired_columns};
+use crate::options::Options;
+use crate::retry::Backoff;
+use crate::stream_run::{RunContext, StreamRun};
+
+/// A stream that changes so often without anything being committed in between is not understood.
+const CHANGES_WITHOUT_PROGRESS: u32 = 5;
+
+/// How a stream ended.
+pub(crate) type Outcome = (StreamId, Result<StreamSummary>);
+
+/// Whether a mode follows the source's log.
+pub(crate) fn follows_log(mode: SyncMode) -> bool {
+    matches!(mode, SyncMode::Cdc | SyncMode::StrictCdc)
+}
+
+/// All streams of one log in one run.
+pub(crate) struct LogRun<'a> {
+    context: Arc<RunContext>,
+    catalog: &'a Catalog,
+    mode: ChangeMode,
+    phases: Arc<Phases>,
+    runs: BTreeMap<StreamId, Arc<StreamRun>>,
+    /// Streams whose backfill failed: the others go on.
+    failures: Mutex<BTreeMap<StreamId, Error>>,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Done,
+    /// A stream changed: it is looked at again.
+    Changed {
+        stream: StreamId,
+        what: String,
+    },
+}
+
+impl<'a> LogRun<'a> {
+    /// # Errors
+    /// `Config` where the source has no log, or does not offer the mode.
+    pub(crate) fn new(
+        context: Arc<RunContext>,
+        catalog: &'a Catalog,
+        streams: Vec<(Arc<ConfiguredStream>, Stream)>,
+    ) -> Result<Self> {
+        let Some(log) = context.driver.change_stream() else {
+            return Err(Error::new(ErrorKind::Config, "this source offers no change stream")
+                .hint("choose full_refresh or incremental"));
+        };
+        let mode = match (context.options.cdc_mode, log.modes()) {
+            (None, [default, ..]) => *default,
+            (Some(mode), offered) if offered.contains(&mode) => mode,
+            _ => {
+                return Err(Error::new(ErrorKind::Config, "the source does not offer this --cdc-mode")
+                    .hint("leave --cdc-mode out"));
+            }
+        };
+        let phases = Arc::new(Phases::new(context.driver.clone()));
+        let runs = streams
+            .into_iter()
+            .map(|(stream, offered)| {
+                let run = StreamRun::new(context.clone(), stream, offered.estimated_rows);
+                (run.stream.id.clone(), Arc::new(run.following(phases.clone())))
+            })
+            .collect();
+        Ok(Self { context, catalog, mode, phases, runs, failures: Mutex::default() })
+    }
+
+    /// Runs all streams, and says for each how it ended.
+    pub(crate) async fn run(mut self) -> Vec<Outcome> {
+        let ended = self.run_until_done().await;
+        let mut failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut outcomes = Vec::new();
+        if let Err(error) = ended {
+            // A log is read for all of its streams or for none.
+            let named = error.places().find(|(what, _)| *what == "stream").map(|(_, name)| name.to_owned());
+            let first = self.runs.keys().find(|id| Some(id.to_string()) == named);
+            let first = first.or_else(|| self.runs.keys().next()).cloned();
+            for id in self.runs.keys().filter(|id| Some(*id) != first.as_ref()) {
+                let why = Error::new(error.kind(), "the reading of the log ended for all of its streams");
+                failures.entry(id.clone()).or_insert(match error.kind() {
+                    ErrorKind::Cancelled => Error::cancelled(),
+                    _ => why.hint("see what stopped it above or below: nothing that was committed is lost"),
+                });
+            }
+            if let Some(first) = first {
+                failures.insert(first, error);
+            }
+        }
+        for (id, run) in &self.runs {
+            let outcome = match failures.remove(id) {
+                Some(error) => Err(error),
+                None => Ok(run.finished()),
+            };
+            outcomes.push((id.clone(), outcome));
+        }
+        outcomes
+    }
+
+    fn log(&self) -> Result<&dyn CdcDriver> {
+        self.context.driver.change_stream().ok_or_else(|| Error::bug("a source without a log is followed"))
+    }
+
+    async fn run_until_done(&mut self) -> Result<()> {
+        // All or none: the position that they share may not pass a stream that is not read.
+        for run in self.runs.values() {
+            run.take_over().await.map_err(|error| error.at("stream", &run.stream.id))?;
+        }
+        let context = self.context.clone();
+        let first = self.runs.keys().next().cloned().unwrap_or_else(|| StreamId::new("", ""));
+        let mut backoff = Backoff::new(
+            &first,
+            context.events.as_ref(),
+            &context.options.cancel,
+            context.driver.max_retries(),
+        );
+        let mut changes = 0;
+        let ended = loop {
+            let before = self.progress();
+            let attempt = self.attempt().await;
+            if self.progress() != before {
+                backoff.reset();
+                changes = 0;
+            }
+            match attempt {
+                Ok(Attempt::Done) => break Ok(()),
+                Ok(Attempt::Changed { stream, what }) => {
+                    changes += 1;
+                    if changes > CHANGES_WITHOUT_PROGRESS {
+                        break Err(Error::new(ErrorKind::Schema, "the stream changes again and again")
+                            .at("stream", stream)
+                            .at("change", what)
+                            .hint("run again when it has settled"));
+                    }
+                    self.context
+                        .events
+                        .event(&Event::Warning { stream: Some(stream), message: format!("changed: {what}") });
+                    self.resolve_again().await?;
+                }
+                Err(error) => {
+                    if let Err(error) = backoff.after(error, Retry::NewSession).await {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        let closed = self.log()?.post_cdc().await;
+        ended.and(closed)
+    }
+
+    /// What grows with everything that is committed.
+    fn progress(&self) -> (Option<lakeward_core::Position>, u64) {
+        let commits = self.runs.values().map(|run| run.head().commit).sum();
+        (self.context.commits.known_global(), commits)
+    }
+
+    /// Looks at all streams again, as they are at the source now.
+    async fn resolve_again(&mut self) -> Result<()> {
+        let context = &self.context;
+        let resolved = AbstractDriver::resolve(
+            context.driver.as_ref(),
+            Some(context.destination.as_ref()),
+            self.catalog,
+        );
+        for (stream, _) in resolved.await? {
+            if let Some(run) = self.runs.get_mut(&stream.id) {
+                *run = Arc::new(run.again(self.context.clone(), stream));
+            }
+        }
+        Ok(())
+    }
+
+    async fn attempt(&mut self) -> Result<Attempt> {
+        let prepared = self.make_followable().await?;
+        // What an attempt began ends with it.
+        let stop = self.context.options.cancel.child_token();
+        let _stopped = stop.clone().drop_guard();
+        let options = Options { cancel: stop.clone(), ..self.context.options.clone() };
+        let context = Arc::new(RunContext { options, ..self.context.as_ref().clone() });
+        let mut phases = BTreeMap::new();
+        let mut queued = Vec::new();
+        for run in self.runs.values_mut() {
+            let id = run.stream.id.clone();
+            let (stream, phase) = plan(run, &prepared).await.map_err(|error| error.at("stream", &id))?;
+            *run = Arc::new(run.again(context.clone(), stream));
+            if phase == StreamPhase::Queued {
+                queued.push(run.clone());
+            }
+            phases.insert(id, phase);
+        }
+        self.phases.set(phases).await;
+        // Those with chunks done first, then the large ones: the small ones fill the gaps.
+        queued.sort_by_key(|run| std::cmp::Reverse((run.head().open.is_some(), run.estimated_rows)));
+        let reading = Reading {
+            context: &context,
+            phases: &self.phases,
+            runs: &self.runs,
+            fan_out: self.mode != ChangeMode::Sequential,
+        };
+        let last = if context.options.follow { Until::Forever } else { Until::Now };
+        let never = CancellationToken::new();
+        match self.mode {
+            ChangeMode::Sequential | ChangeMode::Parallel => {
+                self.backfill(queued).await?;
+                Ok(reading.run(last, &never).await?.into())
+            }
+            ChangeMode::Concurrent if queued.is_empty() => Ok(reading.run(last, &never).await?.into()),
+            ChangeMode::Concurrent => {
+                let done = CancellationToken::new();
+                // Where the run ends by itself, the log is read up to a place behind the last snapshot.
+                let quit = if context.options.follow { &never } else { &done };
+                let backfills = async {
+                    let outcome = self.backfill(queued).await;
+                    done.cancel();
+                    outcome
+                };
+                let read = async {
+                    let end = reading.run(Until::Forever, quit).await;
+                    if !matches!(end, Ok(ReadEnd::Asked)) {
+                        stop.cancel();
+                    }
+                    end
+                };
+                let (backfills, read) = tokio::join!(backfills, read);
+                match read? {
+                    ReadEnd::Asked => {
+                        backfills?;
+                        Ok(reading.run(Until::Now, &never).await?.into())
+                    }
+                    end => Ok(end.into()),
+                }
+            }
+        }
+    }
+
+    /// Makes the log followable: the intent is saved first, so that what a crash leaves at the source is known.
+    async fn make_followable(&self) -> Result<Prepared> {
+        let commits = &self.context.commits;
+        let ids: Vec<StreamId> = self.runs.keys().cloned().collect();
+        let saved = match commits.known_global() {
+            Some(position) => position,
+            None => {
+                let intent = self.log()?.intent(&self.context.run.pipeline);
+                commits.save_global(&intent, ids.clone(), true).await?;
+                intent
+            }
+        };
+        let streams: Vec<Arc<ConfiguredStream>> = self.runs.values().map(|run| run.stream.clone()).collect();
+        let prepared = self.log()?.pre_cdc(&streams, &saved).await?;
+        commits.save_global(&prepared.position, ids, false).await?;
+        Ok(prepared)
+    }
+
+    /// Takes the snapshots of streams that need one. One that fails waits for the next run; the others go on.
+    ///
+    /// # Errors
+    /// Where a new attempt may do better, or the run was stopped.
+    async fn backfill(&self, queued: Vec<Arc<StreamRun>>) -> Result<()> {
+        let mut running = futures::stream::iter(queued)
+            .map(|run| async move {
+                let outcome = match run.stream.sync_mode {
+                    SyncMode::StrictCdc => run.join_log().await,
+                    _ => run.backfill().await,
+                };
+                (run.stream.id.clone(), outcome)
+            })
+            .buffer_unordered(self.context.reader_count);
+        let mut cancelled = None;
+        while let Some((id, outcome)) = running.next().await {
+            match outcome {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Cancelled => cancelled = Some(error),
+                Err(error) => {
+                    self.phases.queued(&id).await?;
+                    let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                    failures.insert(id, error);
+                }
+            }
+        }
+        cancelled.map_or(Ok(()), Err)
+    }
+}
+
+impl From<ReadEnd> for Attempt {
+    fn from(end: ReadEnd) -> Self {
+        match end {
+            ReadEnd::Reached | ReadEnd::Asked => Self::Done,
+            ReadEnd::Changed { stream, what } => Self::Changed { stream, what },
+        }
+    }
+}
+
+/// What a stream's own commits, and the source, say is to be done with it. A generation that only gets more
+/// columns is widened here.
+async fn plan(run: &StreamRun, prepared: &Prepared) -> Result<(Arc<ConfiguredStream>, StreamPhase)> {
+    let head = run.head();
+    let (Some(before), None, Some(_)) = (&head.definition, &head.open, head.visible) else {
+        return Ok((run.stream.clone(), StreamPhase::Queued));
+    };
+    let again = |reason: String| {
+        run.context.events.event(&Event::Warning {
+            stream: Some(run.stream.id.clone()),
+            message: format!("all rows are read again, and their history is kept: {reason}"),
+        });
+        Ok((run.stream.clone(), StreamPhase::Queued))
+    };
+    if let Some(reason) = &prepared.lost {
+        return again(format!("changes are lost: {reason}"));
+    }
+    let place = prepared.places.iter().find(|(id, _)| *id == run.stream.id).map(|(_, place)| place);
+    let known = head.fingerprint.as_ref().map(|fingerprint| &fingerprint.log);
+    // Whatever else is different: what the log says can only be followed without a break.
+    let unbroken = place.is_some() && place == known;
+    let stream = with_retired_columns(&run.stream, before)?;
+    match evolution(before, &stream, false)? {
+        Evolution::NewGeneration(reason) => again(reason),
+        _ if !unbroken => again("it was not in the log all the time".to_owned()),
+        Evolution::Unchanged => open(&head, Arc::new(stream)),
+        Evolution::Widened => match run.widen(&stream).await? {
+            Some(reason) => again(reason),
+            None => open(&run.head(), Arc::new(stream)),
+        },
+    }
+}
+
+fn open(head: &StreamHead, stream: Arc<ConfiguredStream>) -> Result<(Arc<ConfiguredStream>, StreamPhase)> {
+    let position = head.progress.position.clone();
+    let position = position.ok_or_else(|| Error::bug("a stream of a log has no position"))?;
+    Ok((stream, StreamPhase::Open { position, generation: head.generation }))
+}
+
+impl StreamRun {
+    /// Commits that a generation has more columns from now on; or says why its rows must be read again.
+    async fn widen(&self, stream: &ConfiguredStream) -> Result<Option<String>> {
+        let head = self.head();
+        let session = {
+            let _reader = self.context.reader().await?;
+            self.context.driver.begin_backfill(stream).await?
+        };
+        let fingerprint = session.fingerprint.clone();
+        let snapshot = session.snapshot.clone();
+        self.context.driver.end_backfill(session).await;
+        // A new column whose default is computed for each row rewrites the table, unseen by the log.
+        let known = head.fingerprint.as_ref();
+        if known.is_none_or(|known| known.storage != fingerprint.storage) {
+            return Ok(Some("columns were added, and existing rows may have values in them".to_owned()));
+        }
+        let unit = self.unit(head.generation, "widen");
+        let mut commit = StreamCommit::new(stream.target.clone(), head.generation, unit);
+        commit.open = Some(OpenStep {
+            definition: stream.definition(),
+            fingerprint,
+            snapshot,
+            plan: Vec::new(),
+            backfill: false,
+        });
+        self.commit(commit, |_| Vec::new()).await?;
+        Ok(None)
+    }
+
+    /// Joins the log without reading a row: only what happens from now on counts.
+    async fn join_log(&self) -> Result<()> {
+        let events = self.context.events.clone();
+        let mut backoff = Backoff::new(
+            &self.stream.id,
+            events.as_ref(),
+            &self.context.options.cancel,
+            self.context.driver.max_retries(),
+        );
+        loop {
+            match self.join_log_once().await {
+                Ok(()) => return Ok(()),
+                Err(error) => backoff.after(error, Retry::NewSession).await?,
+            }
+        }
+    }
+
+    async fn join_log_once(&self) -> Result<()> {
+        let session = self.begin_session().await?;
+        let outcome = self.backfill_nothing(&session).await;
+        self.context.driver.end_backfill(session).await;
+        outcome
+    }
+}

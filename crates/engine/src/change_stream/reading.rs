@@ -1,0 +1,171 @@
+//! One reading of the log: batches into units, units into checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::StreamExt;
+use lakeward_core::{
+    Boundary, ChangeEvent, ChangeRequest, Error, Position, Progress, Result, StreamCommit, StreamId,
+    StreamPhase, Until,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::phases::Phases;
+use super::units::Units;
+use crate::events::Event;
+use crate::stream_run::{RunContext, StreamRun};
+
+/// How a reading ended.
+#[derive(Debug)]
+pub(super) enum ReadEnd {
+    /// Everything up to the end is committed.
+    Reached,
+    /// It was asked to end. What came after the last checkpoint will be read again.
+    Asked,
+    /// A stream is no longer what it was.
+    Changed { stream: StreamId, what: String },
+}
+
+/// What a reading needs.
+pub(super) struct Reading<'a> {
+    pub(super) context: &'a Arc<RunContext>,
+    pub(super) phases: &'a Phases,
+    pub(super) runs: &'a BTreeMap<StreamId, Arc<StreamRun>>,
+    /// Whether each stream's rows are encoded by a task of their own.
+    pub(super) fan_out: bool,
+}
+
+impl Reading<'_> {
+    /// Reads from the global position, and commits at every boundary while it reads on.
+    pub(super) async fn run(&self, until: Until, quit: &CancellationToken) -> Result<ReadEnd> {
+        let from = self
+            .context
+            .commits
+            .known_global()
+            .ok_or_else(|| Error::bug("a log is followed from nowhere"))?;
+        let request = |phases: &BTreeMap<StreamId, StreamPhase>| ChangeRequest {
+            streams: self
+                .runs
+                .values()
+                .filter_map(|run| Some((run.stream.clone(), phases.get(&run.stream.id)?.clone())))
+                .collect(),
+            from: from.clone(),
+            until,
+            checkpoint: self.context.options.checkpoint_interval,
+            context: self.context.read_context(&self.context.options.cancel),
+        };
+        let mut events = self.phases.begin(request).await?;
+        let mut units = Units::new(self.fan_out);
+        let mut committing = Committing::default();
+        let mut number = 0;
+        let outcome = loop {
+            let event = tokio::select! {
+                biased;
+                () = self.context.options.cancel.cancelled() => break Err(Error::cancelled()),
+                () = quit.cancelled() => break Ok(ReadEnd::Asked),
+                event = events.next() => event,
+            };
+            let step = match event {
+                None => break Ok(ReadEnd::Reached),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(ChangeEvent::Changed { stream, what })) => {
+                    break Ok(ReadEnd::Changed { stream, what });
+                }
+                Some(Ok(ChangeEvent::Changes(stream, batch))) => match self.runs.get(&stream) {
+                    Some(run) => units.write(run, number, *batch).await,
+                    None => Err(Error::bug("changes of a stream that is not followed").at("stream", stream)),
+                },
+                Some(Ok(ChangeEvent::Boundary(boundary))) => {
+                    number += 1;
+                    match committing.wait().await {
+                        Ok(()) => {
+                            committing.begin(checkpoint(self.context.clone(), units.take(), boundary));
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+                Some(Ok(ChangeEvent::Resting(ticket))) => {
+                    let committed = committing.wait().await;
+                    if committed.is_ok() {
+                        self.phases.rests(ticket);
+                    }
+                    committed
+                }
+            };
+            if let Err(error) = step {
+                break Err(error);
+            }
+        };
+        drop(events);
+        // However it ended, what is committing finishes before a stream may be opened or the log be read again.
+        let committed = committing.wait().await;
+        units.abort().await;
+        self.phases.ended();
+        committed.and(outcome)
+    }
+}
+
+/// The checkpoint that is being committed: one at a time, because each stream's positions must grow.
+#[derive(Default)]
+struct Committing(Option<JoinHandle<Result<()>>>);
+
+impl Committing {
+    fn begin(&mut self, checkpoint: impl Future<Output = Result<()>> + Send + 'static) {
+        self.0 = Some(tokio::spawn(checkpoint));
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        match self.0.take() {
+            Some(task) => task.await.map_err(|error| Error::bug("a checkpoint ended early").source(error))?,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Finishes the units of a checkpoint and commits them.
+async fn checkpoint(context: Arc<RunContext>, units: Units, boundary: Boundary) -> Result<()> {
+    let finished = units.finish().await?;
+    let progress = Progress { position: Some(boundary.position.clone()), cursor: None, pass: 0 };
+    let commits = finished
+        .iter()
+        .map(|done| {
+            let run = &done.run;
+            let mut commit = StreamCommit::new(run.stream.target.clone(), done.generation, done.unit.clone());
+            commit.files = done.copied.files.clone();
+            commit.progress = Some(progress.clone());
+            (run.entry.clone(), commit)
+        })
+        .collect();
+    let heads = context.commits.checkpoint(commits, boundary.position.clone()).await?;
+    let mut rows = 0;
+    for (done, head) in finished.iter().zip(heads) {
+        done.run.set_head(head);
+        done.run.count(&done.copied);
+        rows += done.copied.rows;
+    }
+    context.events.event(&Event::Checkpoint {
+        streams: finished.len(),
+        rows,
+        position: plain(&boundary.position),
+        behind_bytes: boundary.behind_bytes,
+        behind_seconds: boundary.committed_at.filter(|_| boundary.behind_bytes > 0).map(seconds_since),
+    });
+    Ok(())
+}
+
+/// A position in few words.
+fn plain(position: &Position) -> String {
+    match position.0.get("lsn").and_then(|lsn| lsn.as_str()) {
+        Some(lsn) => lsn.to_owned(),
+        None => position.0.to_string(),
+    }
+}
+
+/// Seconds since a moment given in microseconds since the epoch. Clocks differ: never below zero.
+fn seconds_since(microseconds: i64) -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+    (now - microseconds as f64 / 1e6).max(0.0)
+}
