@@ -330,6 +330,9 @@ pub(crate) struct StatusArgs {
     /// The pipeline's state
     #[arg(long, value_name = "FILE", default_value = "state.json")]
     pub(crate) state: PathBuf,
+    /// The source's config: asks the source how far its log is ahead, and how much of it is kept
+    #[arg(long, visible_alias = "source", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// How it is written
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
@@ -402,11 +405,14 @@ pub(crate) struct RebuildArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ClearArgs {
     /// Streams as the source names them, namespace.name
-    #[arg(required_unless_present = "all", value_name = "STREAM")]
+    #[arg(required_unless_present_any = ["all", "log"], value_name = "STREAM")]
     pub(crate) names: Vec<String>,
     /// All selected streams
     #[arg(long, conflicts_with = "names")]
     pub(crate) all: bool,
+    /// No stream, but the source's log: drops the slot and the publications that were made for this pipeline
+    #[arg(long, conflicts_with_all = ["names", "all"])]
+    pub(crate) log: bool,
     /// Does not ask
     #[arg(long)]
     pub(crate) yes: bool,

@@ -9,7 +9,7 @@ use lakeward_core::{
     Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Stream,
     StreamId,
 };
-use lakeward_state::StateStore;
+use lakeward_state::{State, StateStore};
 use tokio::sync::Semaphore;
 
 use crate::change_stream::{LogRun, follows_log};
@@ -204,8 +204,9 @@ impl AbstractDriver {
         }
     }
 
-    /// Removes streams from the destination and from the state.
-    pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<()> {
+    /// Removes streams from the destination and from the state. Where none that follows the source's log is left,
+    /// the source may forget it too. Says what was kept at the source and why, a line each.
+    pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<Vec<String>> {
         let mut state = self.store.load()?;
         if let Some(state) = &state
             && state.pipeline.destination != self.destination.identity().await?
@@ -220,7 +221,25 @@ impl AbstractDriver {
                 self.store.save(state)?;
             }
         }
-        Ok(())
+        let followed = |state: &State| state.streams.values().any(|stream| follows_log(stream.sync_mode));
+        match state {
+            Some(state) if state.global.is_some() && !followed(&state) => self.clear_log().await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Lets go of the source's log: what was made at the source for this pipeline is removed. Streams that follow
+    /// it are read anew when they are synced again. Says what was kept at the source and why, a line each.
+    pub async fn clear_log(&self) -> Result<Vec<String>> {
+        let Some(mut state) = self.store.load()? else { return Ok(Vec::new()) };
+        let (Some(global), Some(log)) = (&state.global, self.driver.change_stream()) else {
+            return Ok(Vec::new());
+        };
+        pipeline::same_source(&state.pipeline.source, &self.driver.identity().await?)?;
+        let kept = log.clear(&global.position).await?;
+        state.global = None;
+        self.store.save(&state)?;
+        Ok(kept)
     }
 }
 

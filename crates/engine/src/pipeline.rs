@@ -55,7 +55,11 @@ pub(crate) fn of_another_destination() -> Error {
     )
 }
 
-fn same_source(known: &SourceIdentity, now: &SourceIdentity) -> Result<()> {
+/// Whether the state knows this source.
+///
+/// # Errors
+/// `State`, naming what differs.
+pub(crate) fn same_source(known: &SourceIdentity, now: &SourceIdentity) -> Result<()> {
     if known == now {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! What a sync would do, without doing it.
 
-use lakeward_core::{Catalog, Destination, DriverInterface, Result, StreamId, SyncMode};
+use lakeward_core::{Catalog, ConfiguredStream, Destination, DriverInterface, Result, StreamId, SyncMode};
 use serde::Serialize;
 
 use crate::abstract_driver::AbstractDriver;
@@ -39,7 +39,9 @@ impl AbstractDriver {
             let head = heads.iter().find(|(id, _)| *id == stream.target).map(|(_, head)| head);
             let (action, reads_chunks) = describe(head, &stream.target, stream.sync_mode);
             let chunks = if reads_chunks {
-                let session = driver.begin_backfill(&stream).await?;
+                // Merely to look at it, a stream need not join the source's log.
+                let alone = ConfiguredStream { sync_mode: SyncMode::FullRefresh, ..stream.as_ref().clone() };
+                let session = driver.begin_backfill(&alone).await?;
                 let earlier = head.and_then(|head| head.open.as_ref()).map(|open| open.plan.as_slice());
                 let split = driver.get_or_split_chunks(&stream, &session, earlier, chunk_bytes).await;
                 driver.end_backfill(session).await;
@@ -63,6 +65,7 @@ impl AbstractDriver {
 fn describe(head: Option<&lakeward_core::StreamHead>, target: &StreamId, mode: SyncMode) -> (String, bool) {
     let name = target.to_string();
     match head {
+        None if mode == SyncMode::StrictCdc => (format!("changes from now on into {name}"), false),
         None => (format!("backfill into {name}"), true),
         Some(head) => match (&head.open, head.visible, mode) {
             (Some(open), _, _) => (
@@ -76,7 +79,10 @@ fn describe(head: Option<&lakeward_core::StreamHead>, target: &StreamId, mode: S
             (None, Some(_), SyncMode::Incremental) => {
                 (format!("incremental pass {}", head.progress.pass + 1), false)
             }
-            (None, Some(_), _) => (
+            (None, Some(_), SyncMode::Cdc | SyncMode::StrictCdc) => {
+                ("changes since the last sync".to_owned(), false)
+            }
+            (None, Some(_), SyncMode::FullRefresh) => (
                 format!("full refresh: generation {} replaces {}", head.generation + 1, head.generation),
                 true,
             ),

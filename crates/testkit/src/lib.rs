@@ -1,13 +1,14 @@
 //! Real servers, workloads, fault injection and the reconciler for the tests.
 //!
 //! A test takes a database of a real server ([`server`]), puts rows into it, perhaps while a
-//! [`workload`] writes, runs the program under test ([`lakeward`]), perhaps through a bad network
+//! [`workload`] or a [`churn`] writes, runs the program under test ([`lakeward`]), perhaps through a bad network
 //! ([`proxy`]), and has every row compared by the server itself ([`reconcile`]).
 //! [`conformance`] makes the matrix of what is kept from the results.
 //!
 //! Everything here panics or fails with a reason rather than skip: a server that is not there
 //! makes its tests fail.
 
+pub mod churn;
 pub mod conformance;
 pub mod lakeward;
 pub mod private_server;

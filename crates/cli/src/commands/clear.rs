@@ -24,21 +24,26 @@ const MOST_NAMES: usize = 20;
 /// Clears after asking.
 pub(crate) async fn run(args: &ClearArgs, console: &Console) -> Result<ExitCode> {
     let catalog = config::load_catalog(&args.streams.streams)?;
-    let streams = choose(&catalog, &args.names)?;
+    let streams = if args.log { Vec::new() } else { choose(&catalog, &args.names)? };
     // Everything that can be wrong is wrong before the user is asked.
     let driver = config::source(&args.source.config)?;
     let destination = config::destination(&args.destination.destination)?;
     let store = StateStore::open(args.streams.state())?;
-    if !args.yes && !confirm(&streams, &args.destination.destination.display().to_string())? {
+    if !args.yes && !confirm(&question(&streams, &args.destination.destination.display().to_string()))? {
         console.say("nothing was cleared");
         return Ok(ExitCode::DONE);
     }
     let sink = progress::sink(console);
     let engine = AbstractDriver::new(driver, destination, store, Default::default(), sink.clone());
-    let cleared = engine.clear_state(&streams).await;
+    let cleared = if args.log { engine.clear_log().await } else { engine.clear_state(&streams).await };
     drop((engine, sink));
-    cleared?;
-    console.say(&format!("{} cleared", counted(streams.len(), "stream")));
+    for kept in cleared? {
+        console.say(&harmless(&format!("kept at the source: {kept}")));
+    }
+    console.say(&match args.log {
+        true => "the source's log was let go".to_owned(),
+        false => format!("{} cleared", counted(streams.len(), "stream")),
+    });
     Ok(ExitCode::DONE)
 }
 
@@ -77,13 +82,11 @@ fn choose(catalog: &Catalog, names: &[String]) -> Result<Vec<Names>> {
     Ok(chosen)
 }
 
-fn confirm(streams: &[Names], destination: &str) -> Result<bool> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(Error::new(
-            ErrorKind::Config,
-            "clear asks before it removes anything, and nobody is there to answer",
-        )
-        .hint("add --yes to clear without being asked"));
+fn question(streams: &[Names], destination: &str) -> String {
+    if streams.is_empty() {
+        return "The slot and the publications of this pipeline will be dropped at the source, and streams that \
+                follow its log be read anew at the next sync.\n"
+            .to_owned();
     }
     let mut question =
         format!("All rows of {} at {destination} will be removed:\n", counted(streams.len(), "stream"));
@@ -97,8 +100,18 @@ fn confirm(streams: &[Names], destination: &str) -> Result<bool> {
     if streams.len() > MOST_NAMES {
         question.push_str(&format!("  … and {} more\n", streams.len() - MOST_NAMES));
     }
-    question.push_str("Type yes to go on: ");
-    let _ = std::io::stderr().write_all(question.as_bytes());
+    question
+}
+
+fn confirm(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(Error::new(
+            ErrorKind::Config,
+            "clear asks before it removes anything, and nobody is there to answer",
+        )
+        .hint("add --yes to clear without being asked"));
+    }
+    let _ = write!(std::io::stderr(), "{question}Type yes to go on: ");
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     Ok(read.is_ok() && answer.trim() == "yes")

@@ -25,7 +25,7 @@ pub(crate) async fn run(command: Command, console: &Console) -> Result<ExitCode>
         Command::Check(args) => abandon_on_signal(check::run(&args)).await,
         Command::Discover(args) => abandon_on_signal(discover::run(&args, console)).await,
         Command::Sync(args) => sync::run(&args, console).await,
-        Command::Status(args) => status::run(&args),
+        Command::Status(args) => status::run(&args).await,
         Command::Files(args) => abandon_on_signal(stream::files(&args)).await,
         Command::View(args) => abandon_on_signal(stream::view(&args)).await,
         Command::Peek(args) => peek::run(&args),

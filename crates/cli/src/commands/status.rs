@@ -1,29 +1,45 @@
-//! `lakeward status`: where every stream stands, by the state file alone.
+//! `lakeward status`: where every stream stands, by the state file, and how far the source is ahead.
 
-use lakeward_core::{Error, ErrorKind, Position, Result};
-use lakeward_state::{State, StateStore, StreamState};
+use std::path::Path;
+
+use lakeward_core::{Error, ErrorKind, Lag, Position, Result};
+use lakeward_state::{GlobalState, State, StateStore, StreamState};
 use serde_json::{Value, json};
 
 use crate::args::{OutputFormat, StatusArgs};
+use crate::config;
 use crate::failure::ExitCode;
 use crate::output::{Surface, harmless, print, print_json, table};
-use crate::quantity::human_count;
+use crate::quantity::{human_bytes, human_count};
 
 /// Prints the state. Takes no lock: a sync may be running.
-pub(crate) fn run(args: &StatusArgs) -> Result<ExitCode> {
+pub(crate) async fn run(args: &StatusArgs) -> Result<ExitCode> {
     let state = StateStore::read(&args.state)?.ok_or_else(|| {
         Error::new(ErrorKind::Config, "there is no state yet")
             .at("file", args.state.display())
             .hint("the first `lakeward sync` makes it; --state names another file")
     })?;
+    let lag = match (&args.config, &state.global) {
+        (Some(config), Some(global)) => lag(config, global).await?,
+        _ => None,
+    };
     match args.output {
-        OutputFormat::Json => print_json(&value(&state))?,
-        OutputFormat::Text => print(&text(&state, Surface::stdout()))?,
+        OutputFormat::Json => print_json(&value(&state, lag.as_ref()))?,
+        OutputFormat::Text => print(&text(&state, lag.as_ref(), Surface::stdout()))?,
     }
     Ok(ExitCode::DONE)
 }
 
-fn text(state: &State, surface: Surface) -> String {
+/// Asks the source; `None` where it has no log.
+async fn lag(config: &Path, global: &GlobalState) -> Result<Option<Lag>> {
+    let driver = config::source(config)?;
+    match driver.change_stream() {
+        Some(log) => log.lag(&global.position).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn text(state: &State, lag: Option<&Lag>, surface: Surface) -> String {
     let pipeline = &state.pipeline;
     let facts: Vec<String> =
         pipeline.source.facts.iter().map(|(name, fact)| format!("{name} {}", plain(fact))).collect();
@@ -37,6 +53,14 @@ fn text(state: &State, surface: Surface) -> String {
     );
     if let Some(global) = &state.global {
         result.push_str(&format!("  log committed and released up to {}\n", position(&global.position)));
+    }
+    if let Some(lag) = lag {
+        let retained = lag.retained_bytes.map_or_else(|| "?".to_owned(), human_bytes);
+        result.push_str(&format!(
+            "  log at the source ends at {}: {} behind, {retained} kept for this pipeline\n",
+            position(&lag.source),
+            human_bytes(lag.behind_bytes),
+        ));
     }
     let rows = state.streams.iter().map(|(id, stream)| {
         vec![
@@ -75,7 +99,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn value(state: &State) -> Value {
+fn value(state: &State, lag: Option<&Lag>) -> Value {
     let streams: Vec<Value> = state
         .streams
         .iter()
@@ -99,7 +123,12 @@ fn value(state: &State) -> Value {
         let streams: Vec<String> = global.streams.iter().map(ToString::to_string).collect();
         json!({ "position": global.position, "streams": streams })
     });
-    json!({ "pipeline": state.pipeline, "global": global, "streams": streams })
+    let lag = lag.map(|lag| {
+        json!({
+            "source": lag.source, "behind_bytes": lag.behind_bytes, "retained_bytes": lag.retained_bytes,
+        })
+    });
+    json!({ "pipeline": state.pipeline, "global": global, "lag": lag, "streams": streams })
 }
 
 #[cfg(test)]
@@ -128,10 +157,10 @@ mod tests {
             window: None,
         };
         state.streams.insert(StreamId::new("public", "orders"), stream);
-        let text = text(&state, Surface::Plain);
+        let text = text(&state, None, Surface::Plain);
         for expected in ["public.orders", "3/4 chunks", "0/16B3748", "updated_at 2026-11-21", "1,000"] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
-        assert_eq!(value(&state)["streams"][0]["chunks_left"], 1);
+        assert_eq!(value(&state, None)["streams"][0]["chunks_left"], 1);
     }
 }

@@ -36,6 +36,8 @@ struct State {
     total: ProgressBar,
     rows: u64,
     failed: u64,
+    /// Where a log is followed, how much of it is not committed.
+    behind_bytes: Option<u64>,
     shown: HashMap<StreamId, ProgressBar>,
     /// Running streams without a bar, in the order in which they began, with rows so far.
     waiting: VecDeque<StreamId>,
@@ -63,6 +65,7 @@ impl Bars {
             total,
             rows: 0,
             failed: 0,
+            behind_bytes: None,
             shown: HashMap::new(),
             waiting: VecDeque::new(),
             known: HashMap::new(),
@@ -126,6 +129,11 @@ impl State {
                 self.refresh(stream);
                 false
             }
+            Event::Checkpoint { behind_bytes, .. } => {
+                self.behind_bytes = Some(*behind_bytes);
+                self.tell_total();
+                false
+            }
             Event::GenerationVisible { .. } => false,
             Event::StreamFinished(summary) => {
                 self.end(console, &summary.stream);
@@ -179,6 +187,11 @@ impl State {
         let mut message = format!("{} rows", crate::quantity::human_count(self.rows));
         if !self.waiting.is_empty() {
             message.push_str(&format!(" · {} more running", self.waiting.len()));
+        }
+        match self.behind_bytes {
+            None => {}
+            Some(0) => message.push_str(" · caught up"),
+            Some(bytes) => message.push_str(&format!(" · {} behind", crate::quantity::human_bytes(bytes))),
         }
         if self.failed > 0 {
             message.push_str(&format!(" · {} failed", self.failed));

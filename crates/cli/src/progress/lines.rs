@@ -97,6 +97,15 @@ pub(crate) fn describe(event: &Event) -> String {
         Event::GenerationVisible { stream, generation, rows } => {
             format!("{stream}: generation {generation} is visible, {} rows", human_count(*rows))
         }
+        Event::Checkpoint { streams, rows, position, behind_bytes, behind_seconds } => {
+            let behind = match (behind_bytes, behind_seconds) {
+                (0, _) => "nothing behind".to_owned(),
+                (bytes, None) => format!("{} behind", human_bytes(*bytes)),
+                (bytes, Some(seconds)) => format!("{} and {seconds:.1} s behind", human_bytes(*bytes)),
+            };
+            let streams = counted(*streams, "stream");
+            format!("changes up to {position} committed: {} rows of {streams}, {behind}", human_count(*rows))
+        }
         Event::Retrying { stream, attempt, wait_ms, reason } => {
             format!("{stream}: attempt {attempt} failed, trying again in {wait_ms} ms: {reason}")
         }
