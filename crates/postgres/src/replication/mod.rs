@@ -1,0 +1,4 @@
+//! Following PostgreSQL's log through `pgoutput`.
+
+mod lsn;
+pub mod pgoutput;
