@@ -166,7 +166,7 @@ impl Relations<'_> {
 
 impl<'a> Tuple<'a> {
     /// Its values, in the order of its table's columns.
-    pub fn values(&self) -> impl Iterator<Item = Value<'a>> {
+    pub fn values(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let mut rest = Cursor(self.data);
         (0..self.count).map_while(move |_| rest.value().ok())
     }

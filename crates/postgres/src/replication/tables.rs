@@ -1,0 +1,340 @@
+//! The streams as they are at the source, and how tables in the log relate to them.
+//!
+//! The catalog is read once, at a place in the log. What the log says of a table before that place may be an older
+//! shape of it; what it says after that place and the catalog did not know is a change of the stream.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use lakeward_core::{ConfiguredStream, Result, StreamId};
+
+use super::filter::{FilterColumn, RowFilter};
+use super::lsn::Lsn;
+use super::pgoutput::Relation;
+use super::slot::Place;
+use crate::connect::{Connection, Connector};
+use crate::decode::WireColumn;
+use crate::schema::{Depth, Described, describe};
+use crate::sql;
+
+/// A stream that is followed.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) stream: Arc<ConfiguredStream>,
+    /// Its columns, in its order.
+    pub(super) columns: Vec<TableColumn>,
+    /// Which of them are the key.
+    pub(super) key: Vec<usize>,
+    pub(super) filter: Option<RowFilter>,
+    /// Its own rows in a FROM clause.
+    pub(super) from: String,
+    partitioned: bool,
+    /// All columns that the catalog has.
+    known: HashSet<String>,
+}
+
+/// A column of a stream.
+#[derive(Debug)]
+pub(super) struct TableColumn {
+    pub(super) wire: WireColumn,
+    pub(super) sql_type: String,
+    type_oid: u32,
+    typmod: i32,
+    generated: bool,
+}
+
+/// How a table's rows in the log become a stream's.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    pub(super) table: usize,
+    /// By column of the stream, which value of a row it is; none where the table has no such column.
+    pub(super) values: Vec<Option<usize>>,
+    /// The same by column of the filter.
+    pub(super) filter: Vec<Option<usize>>,
+    /// How many values a row has.
+    pub(super) width: usize,
+    /// Whether it is a part of a partitioned table.
+    pub(super) part: bool,
+}
+
+/// The stream is no longer what it was.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) stream: StreamId,
+    pub(super) what: String,
+}
+
+/// All streams that are followed.
+pub(super) struct Tables {
+    pub(super) tables: Vec<Table>,
+    by_oid: HashMap<u32, (usize, Part)>,
+    /// Where the log was when the catalog was read.
+    read_at: Lsn,
+    /// As the log described tables last.
+    relations: HashMap<u32, Option<Mapping>>,
+    connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Root,
+    Partition,
+}
+
+impl Tables {
+    /// Reads the catalog. `Err` inside where a stream is not what it was configured from; `described` says which
+    /// columns its description had.
+    pub(super) async fn load(
+        connector: &Connector,
+        streams: impl Iterator<Item = Arc<ConfiguredStream>>,
+        described: impl Fn(&StreamId) -> Option<HashSet<String>>,
+    ) -> Result<Result<Self, Change>> {
+        let connection = connector.connect().await?;
+        let version = connector.version().await?;
+        let read_at = Place::current(&connection).await?.lsn;
+        let streams: Vec<_> = streams.collect();
+        let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id.clone()).collect();
+        let mut found: HashMap<StreamId, Described> = describe(connector, &connection, &ids, Depth::Read)
+            .await?
+            .into_iter()
+            .map(|described| (described.relation.id.clone(), described))
+            .collect();
+        let (mut tables, mut by_oid) = (Vec::with_capacity(streams.len()), HashMap::new());
+        for stream in streams {
+            let change = |what: String| Change { stream: stream.id.clone(), what };
+            let Some(now) = found.remove(&stream.id) else {
+                return Ok(Err(change("the table is gone".to_owned())));
+            };
+            if let Some(what) = difference(&stream, &now, described(&stream.id)) {
+                return Ok(Err(change(what)));
+            }
+            by_oid.insert(now.relation.oid, (tables.len(), Part::Root));
+            tables.push(table(&connection, version, stream, &now).await?);
+        }
+        for (oid, root) in partitions(&connection, by_oid.keys().copied().collect()).await? {
+            if let Some((table, _)) = by_oid.get(&root).copied() {
+                by_oid.entry(oid).or_insert((table, Part::Partition));
+            }
+        }
+        Ok(Ok(Self { tables, by_oid, read_at, relations: HashMap::new(), connection }))
+    }
+
+    /// How rows of a table in the log are to be read; none where they are no stream's.
+    pub(super) fn mapping(&self, relation: u32) -> Option<&Mapping> {
+        self.relations.get(&relation).and_then(Option::as_ref)
+    }
+
+    pub(super) fn index(&self, stream: &StreamId) -> Option<usize> {
+        self.tables.iter().position(|table| table.stream.id == *stream)
+    }
+
+    /// Takes note of a table as the log describes it, in a transaction that was committed at `commit`.
+    pub(super) async fn note(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<Result<(), Change>> {
+        let place = match self.by_oid.get(&relation.oid) {
+            Some(place) => Some(*place),
+            None => match self.resolve(relation).await? {
+                Ok(place) => place,
+                Err(change) => return Ok(Err(change)),
+            },
+        };
+        let mapping = match place {
+            None => None,
+            Some((table, part)) => match self.map(relation, table, part, commit) {
+                Ok(mapping) => Some(mapping),
+                Err(what) => {
+                    let stream = self.tables[table].stream.id.clone();
+                    return Ok(Err(Change { stream, what }));
+                }
+            },
+        };
+        self.relations.insert(relation.oid, mapping);
+        Ok(Ok(()))
+    }
+
+    /// What a table is that the catalog did not have when it was read.
+    async fn resolve(&mut self, relation: &Relation<'_>) -> Result<Result<Option<(usize, Part)>, Change>> {
+        // A table's system columns are written when it is made and never again, unlike its row in pg_class: who
+        // wrote them and the inheritance made it a partition with nothing in it.
+        let sql = "WITH RECURSIVE up(oid, depth, made) AS (SELECT c.oid, 0, true FROM pg_catalog.pg_class c \
+              WHERE c.oid = $1 UNION ALL \
+            SELECT i.inhparent, up.depth + 1, up.made AND a.xmin = i.xmin FROM up \
+              JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition \
+              JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid \
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = up.oid AND a.attnum = -1) \
+            SELECT oid, made FROM up ORDER BY depth";
+        let rows = self.connection.rows(sql, &[&relation.oid]).await?;
+        for row in &rows {
+            if let Some((table, _)) = self.by_oid.get(&row.get(0)).copied() {
+                if !row.get::<_, bool>(1) {
+                    return Ok(Err(Change {
+                        stream: self.tables[table].stream.id.clone(),
+                        what: format!("partition {} was attached, with the rows that it had", relation.name),
+                    }));
+                }
+                self.by_oid.insert(relation.oid, (table, Part::Partition));
+                return Ok(Ok(Some((table, Part::Partition))));
+            }
+        }
+        // Not, or no longer, one of ours. If it might have been a partition, its changes would be missed.
+        let names: HashSet<&str> = relation.columns.iter().map(|column| column.name).collect();
+        let origin = self.tables.iter().find(|table| {
+            let logged = |column: &&TableColumn| !column.generated;
+            table.partitioned
+                && table.columns.iter().filter(logged).all(|column| names.contains(column.wire.name.as_str()))
+        });
+        Ok(match origin {
+            Some(table) => Err(Change {
+                stream: table.stream.id.clone(),
+                what: format!("{} may have been a partition of it and is none any more", relation.name),
+            }),
+            None => Ok(None),
+        })
+    }
+
+    fn map(&self, relation: &Relation<'_>, index: usize, part: Part, commit: Lsn) -> Result<Mapping, String> {
+        let table = &self.tables[index];
+        let older = commit < self.read_at;
+        let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
+        let mut values = Vec::with_capacity(table.columns.len());
+        for column in &table.columns {
+            let name = &column.wire.name;
+            let value = position(name);
+            match value.map(|at| relation.columns[at]) {
+                None if older || column.generated => {}
+                None => return Err(format!("column {name} was dropped")),
+                Some(logged) if logged.type_oid != column.type_oid => {
+                    return Err(format!("the type of column {name} changed"));
+                }
+                Some(logged) if logged.typmod != column.typmod && !older => {
+                    return Err(format!("the type of column {name} changed"));
+                }
+                Some(_) => {}
+            }
+            values.push(value);
+        }
+        let added = relation.columns.iter().find(|column| {
+            !older && table.stream.schema.column(column.name).is_none() && !table.known.contains(column.name)
+        });
+        if let Some(added) = added {
+            return Err(format!("column {} was added", added.name));
+        }
+        let filter =
+            table.filter.iter().flat_map(|filter| &filter.columns).map(|name| position(name)).collect();
+        identity(table, relation)?;
+        let part = part == Part::Partition;
+        Ok(Mapping { table: index, values, filter, width: relation.columns.len(), part })
+    }
+}
+
+/// Whether old rows in the log still are named by the stream's key.
+fn identity(table: &Table, relation: &Relation<'_>) -> Result<(), String> {
+    if table.stream.insert_only || relation.replica_identity == b'f' {
+        return Ok(());
+    }
+    let logged: HashSet<&str> =
+        relation.columns.iter().filter(|column| column.key).map(|column| column.name).collect();
+    let expected: HashSet<&str> = table.stream.key.iter().map(String::as_str).collect();
+    // A partitioned root has no rows, so that what identifies them is its partitions' matter.
+    let rootless = table.partitioned && logged.is_empty();
+    if logged == expected || rootless { Ok(()) } else { Err("its replica identity changed".to_owned()) }
+}
+
+/// How a stream differs from what it was configured from.
+fn difference(
+    stream: &ConfiguredStream,
+    now: &Described,
+    described: Option<HashSet<String>>,
+) -> Option<String> {
+    for column in &stream.schema.columns {
+        let Some((found, _)) = now.columns.iter().find(|(found, _)| found.name == column.name) else {
+            return Some(format!("column {} was dropped", column.name));
+        };
+        if found.source_type != column.source_type {
+            return Some(format!("the type of column {} changed", column.name));
+        }
+        if found.attnum.to_string() != column.identity {
+            return Some(format!("column {} is another one of that name", column.name));
+        }
+    }
+    if let Some(described) = described
+        && let Some((added, _)) = now.columns.iter().find(|(column, _)| !described.contains(&column.name))
+    {
+        return Some(format!("column {} was added", added.name));
+    }
+    let same_key = now.stream.log_key.as_ref().is_some_and(|key| *key == stream.key);
+    (!same_key && !stream.insert_only).then(|| "its replica identity changed".to_owned())
+}
+
+async fn table(
+    connection: &Connection,
+    version: u32,
+    stream: Arc<ConfiguredStream>,
+    now: &Described,
+) -> Result<Table> {
+    let mut columns = Vec::with_capacity(stream.schema.columns.len());
+    for column in &stream.schema.columns {
+        let Some((found, mapped)) = now.columns.iter().find(|(found, _)| found.name == column.name) else {
+            continue;
+        };
+        columns.push(TableColumn {
+            wire: WireColumn {
+                name: column.name.clone(),
+                pg_type: mapped.pg_type.clone(),
+                target: column.column_type.clone(),
+                on_bad_value: stream.bad_value_policy(&column.name),
+            },
+            sql_type: found.sql_type.clone(),
+            type_oid: found.type_oid,
+            typmod: found.typmod,
+            // Before 18 the log has none of them; of those computed when read it has none at all.
+            generated: found.generated,
+        });
+    }
+    let filter = match &stream.filter {
+        None => None,
+        Some(filter) => {
+            let names = filter.columns();
+            let columns: Vec<FilterColumn> = now
+                .columns
+                .iter()
+                .filter(|(column, _)| names.contains(&column.name.as_str()))
+                .map(|(column, _)| FilterColumn {
+                    name: column.name.clone(),
+                    type_oid: column.type_oid,
+                    collation: column.collation,
+                    sql_type: column.sql_type.clone(),
+                })
+                .collect();
+            let compiled = RowFilter::compile(connection, version, filter.expr(), &columns).await;
+            Some(compiled.map_err(|error| error.at("stream", &stream.id))?)
+        }
+    };
+    let partitioned = now.relation.kind == crate::catalog::RelationKind::Partitioned;
+    let name = sql::qualified(&stream.id.namespace, &stream.id.name);
+    Ok(Table {
+        key: stream.key.iter().filter_map(|name| stream.schema.index_of(name)).collect(),
+        from: if partitioned { name } else { format!("ONLY {name}") },
+        partitioned,
+        known: now.columns.iter().map(|(column, _)| column.name.clone()).collect(),
+        columns,
+        filter,
+        stream,
+    })
+}
+
+/// All partitions below roots, at every level, with their roots.
+async fn partitions(connection: &Connection, roots: Vec<u32>) -> Result<Vec<(u32, u32)>> {
+    let sql = "WITH RECURSIVE tree(root, oid) AS (SELECT c.oid, c.oid FROM pg_catalog.pg_class c \
+          WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'p' \
+        UNION ALL SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
+          JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p') \
+        SELECT oid, root FROM tree WHERE oid <> root";
+    Ok(connection.rows(sql, &[&roots]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+impl Table {
+    /// What its values can be decoded as.
+    pub(super) fn wire(&self) -> Vec<WireColumn> {
+        self.columns.iter().map(|column| column.wire.clone()).collect()
+    }
+}
