@@ -164,6 +164,17 @@ impl Pipeline {
         Ok(boundaries)
     }
 
+    /// Reads without committing anything.
+    pub(crate) async fn read_into(&self, request: ChangeRequest, followers: &mut [Follower]) {
+        let mut events = self.read_with(request).await.unwrap();
+        while let Some(event) = within(events.next()).await {
+            if let ChangeEvent::Changes(stream, batch) = event.unwrap() {
+                let follower = followers.iter_mut().find(|f| f.stream.id == stream).unwrap();
+                follower.rows.extend(changes(&batch));
+            }
+        }
+    }
+
     /// Compares what was read with what there is, as texts.
     pub(crate) async fn assert_same(&self, follower: &Follower, table: &str) {
         let expected = self.rows(table, follower).await;
