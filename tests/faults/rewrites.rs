@@ -13,6 +13,7 @@ use crate::scene::{How, Scene, TABLE, assert_refused, event};
 on_both!(f23_rewritten_while_it_is_read, super::while_it_is_read);
 on_both!(f23_rewritten_between_a_crash_and_the_next_run, super::across_a_crash);
 on_both!(f23_a_lock_that_does_not_come_names_what_to_do, super::lock_timeout);
+on_both!(f23_ddl_that_waits_for_a_backfill_gets_through, super::ddl_gets_through);
 
 const ROWS: u64 = 30_000;
 
@@ -70,6 +71,24 @@ async fn while_it_is_read(version: Version) {
         scene.sync(&[]).await.assert_ok();
         scene.assert_exact().await;
     }
+}
+
+/// The session that holds the table is in the way of DDL; readers that queued behind that would keep it there.
+async fn ddl_gets_through(version: Version) {
+    let scene = Scene::new(&PgServer::shared(version), ROWS, How::FullRefresh).await;
+    let proxy = Proxy::start(scene.db.server().port()).unwrap();
+    proxy.throttle(Some(1 << 20));
+    scene.source(json!({ "port": proxy.port(), "lock_timeout": "60s" }));
+    let mut run = scene.start(&[]);
+    scene.wait_for_chunks(&mut run, 4).await;
+    let start = Instant::now();
+    change(&scene, "ALTER TABLE busy ALTER note SET DEFAULT 'none'").await;
+    let waited = start.elapsed();
+    assert!(!run.has_ended().unwrap(), "the run ended before anything was in its way");
+    assert!(waited < Duration::from_secs(30), "it waited {waited:?}");
+    proxy.throttle(None);
+    run.wait_timeout(Duration::from_secs(120)).await.unwrap().assert_ok();
+    scene.assert_exact().await;
 }
 
 async fn across_a_crash(version: Version) {

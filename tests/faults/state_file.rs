@@ -147,6 +147,9 @@ async fn golden(version: Version) {
     let mut read = 0;
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
+        if !path.file_name().unwrap().to_string_lossy().starts_with("state-") {
+            continue;
+        }
         fs::copy(&path, scene.project.file("state.json")).unwrap();
         // Understood, and therefore refused for what it says: it is another pipeline's.
         refused(&scene, 7, &["another source"]).await;

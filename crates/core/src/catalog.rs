@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// The contents of streams.json.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Catalog {
     /// What the user chose, by namespace.
@@ -24,7 +25,7 @@ pub struct Catalog {
 }
 
 /// One offered stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogEntry {
     /// The stream.
@@ -32,7 +33,7 @@ pub struct CatalogEntry {
 }
 
 /// A stream as `discover` saw it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DiscoveredStream {
     /// Its namespace.
     pub namespace: String,
@@ -62,14 +63,15 @@ pub struct DiscoveredStream {
 }
 
 /// Columns by name, in the source's order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TypeSchema {
     /// Values are [`DiscoveredColumn`]s.
+    #[schemars(with = "BTreeMap<String, DiscoveredColumn>")]
     pub properties: Map<String, Value>,
 }
 
 /// A column as `discover` saw it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DiscoveredColumn {
     /// The type at the destination.
     #[serde(rename = "type")]
@@ -90,7 +92,7 @@ pub struct DiscoveredColumn {
 }
 
 /// What the user chose for one stream.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
     /// The stream's name within the namespace.
@@ -143,7 +145,7 @@ pub struct Selection {
 }
 
 /// Which columns of a stream, as which types.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnSelection {
     /// Columns that are left out.
@@ -164,7 +166,7 @@ impl ColumnSelection {
 }
 
 /// What happens to columns that appear at the source after `discover`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NewColumns {
     /// They are replicated.
@@ -220,6 +222,11 @@ impl DiscoveredStream {
 }
 
 impl Catalog {
+    /// The JSON Schema of streams.json, as kept in `state/`.
+    pub fn json_schema() -> Value {
+        schemars::schema_for!(Self).to_value()
+    }
+
     /// The selected streams, each with the columns that `discover` had seen of it.
     ///
     /// # Errors

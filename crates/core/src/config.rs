@@ -51,10 +51,12 @@ impl Serialize for Secret {
 /// `Config`, naming the field by its path. Values are never quoted: one of them may be a secret.
 pub fn parse_config<T: DeserializeOwned>(value: Value, schema: &Value, place: &str) -> Result<T> {
     check_fields(&value, schema, schema, "").map_err(|error| error.at("in", place))?;
-    T::deserialize(value).map_err(|error| {
-        Error::new(ErrorKind::Config, "a config cannot be read")
-            .at("in", place)
-            .hint(redact(&error.to_string()))
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let failed = Error::new(ErrorKind::Config, "a config cannot be read");
+        let field = error.path().to_string();
+        // The path of the whole is a dot.
+        let failed = if field == "." { failed } else { failed.at("field", field) };
+        failed.at("in", place).hint(redact(&error.into_inner().to_string()))
     })
 }
 
@@ -110,6 +112,10 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
 
 /// serde quotes the offending value in its messages, before it says what it expected; a password may be it.
 fn redact(message: &str) -> String {
+    // The name of a field that is absent is ours.
+    if message.starts_with("missing field") {
+        return message.to_owned();
+    }
     let (found, expected) = match message.rfind(", expected ") {
         Some(at) => message.split_at(at),
         None => (message, ""),
@@ -145,6 +151,14 @@ mod tests {
         let error =
             parse_config::<Config>(json!({"ssl": {"moed": 1}}), &schema(), "source.json").unwrap_err();
         assert!(error.to_string().contains("ssl.moed"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_told_by_its_field() {
+        let error = parse_config::<Config>(json!({"password": 7}), &schema(), "s").unwrap_err();
+        assert!(error.to_string().contains("password"), "{error}");
+        let error = parse_config::<Config>(json!({}), &schema(), "s").unwrap_err();
+        assert_eq!(error.remedy(), Some("missing field `password`"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::nearest;
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// What happens to a value that its column cannot hold. The original always ends up in `_lw_rescued`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadValue {
     /// The nearest value that fits, null where there is none.
@@ -25,7 +26,7 @@ pub enum OnBadValue {
 }
 
 /// What happens when a stream's columns change in a way that existing rows would feel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnSchemaChange {
     /// The destination follows; rows are read again only where nothing less is exact.
@@ -38,7 +39,7 @@ pub enum OnSchemaChange {
 }
 
 /// What happens when a partition is detached or truncated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnPartitionChange {
     /// Its rows stay at the destination.
@@ -51,7 +52,7 @@ pub enum OnPartitionChange {
 }
 
 /// What happens to rows whose cursor is null.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NullCursor {
     /// They are read at every pass and told apart by their hash.
@@ -289,13 +290,13 @@ impl ConfiguredStream {
             })
         };
 
-        let key = match sync_mode {
-            SyncMode::FullRefresh | SyncMode::Incremental => &stream.primary_key,
+        let (key, what) = match (sync_mode, &stream.log_key) {
+            (SyncMode::Cdc | SyncMode::StrictCdc, Some(key)) => (key, "the replica identity"),
             // A stream whose changes cannot be followed does not offer these modes.
-            SyncMode::Cdc | SyncMode::StrictCdc => stream.log_key.as_ref().unwrap_or(&stream.primary_key),
+            _ => (&stream.primary_key, "the primary key"),
         };
         for name in key {
-            selected("the key", name)?;
+            selected(what, name)?;
         }
         let cursor = match (&selection.cursor_field, sync_mode) {
             (Some(text), SyncMode::Incremental) => {
@@ -364,6 +365,10 @@ impl ConfiguredStream {
         let system = SystemColumns::default();
         let schema = Schema { columns };
         system.file_schema(&schema)?;
+        if selection.destination_table.as_deref() == Some("") {
+            return Err(Error::new(ErrorKind::Config, "destination_table is empty")
+                .hint("name the stream as it is to be called at the destination, or leave the field out"));
+        }
         let target = StreamId {
             namespace: stream.id.namespace.clone(),
             name: selection.destination_table.clone().unwrap_or_else(|| stream.id.name.clone()),

@@ -79,7 +79,7 @@ impl SystemColumns {
         if let Some(column) = data.columns.iter().find(|column| names.contains(&column.name)) {
             return Err(Error::new(ErrorKind::Schema, "a column bears the name of a system column")
                 .at("column", &column.name)
-                .hint("exclude the column in streams.json, or choose another system column prefix"));
+                .hint("exclude the column in streams.json (columns.exclude), or rename it at the source"));
         }
         let [op, seq, commit_ts, synced_at, unchanged, rescued] = names;
         let mut fields: Vec<Field> = vec![

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use lakeward_core::{
     Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Stream,
-    StreamId,
+    StreamId, SyncMode,
 };
 use lakeward_state::StateStore;
 use tokio::sync::Semaphore;
@@ -111,6 +111,10 @@ impl AbstractDriver {
                 "name streams under selected_streams in streams.json; `lakeward discover` writes the file",
             ));
         }
+        if self.options.follow && !streams.iter().any(|(stream, _)| follows_a_log(stream.sync_mode)) {
+            return Err(Error::new(ErrorKind::Config, "no selected stream has a log that could be followed")
+                .hint("leave --follow out, and run sync as often as rows are to arrive"));
+        }
         let targets: Vec<StreamId> = streams.iter().map(|(stream, _)| stream.target.clone()).collect();
         let (state, run) = pipeline::join(&self.driver, &self.destination, &self.store, &targets).await?;
         self.events.event(&Event::RunStarted {
@@ -173,6 +177,11 @@ impl AbstractDriver {
     /// Removes streams from the destination and from the state.
     pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<()> {
         let mut state = self.store.load()?;
+        if let Some(state) = &state
+            && state.pipeline.destination != self.destination.identity().await?
+        {
+            return Err(pipeline::of_another_destination().at("file", self.store.path().display()));
+        }
         for (source, target) in streams {
             self.destination.clear(target).await.map_err(|error| error.at("stream", source))?;
             if let Some(state) = &mut state
@@ -183,6 +192,10 @@ impl AbstractDriver {
         }
         Ok(())
     }
+}
+
+fn follows_a_log(mode: SyncMode) -> bool {
+    matches!(mode, SyncMode::Cdc | SyncMode::StrictCdc)
 }
 
 fn not_offered(catalog: &Catalog, id: &StreamId) -> Error {

@@ -28,18 +28,27 @@ impl Options {
     /// 256 MiB.
     pub const DEFAULT_CHUNK_BYTES: u64 = 256 << 20;
 
-    /// Of the memory limit, what batches and open files may take; the rest is the process itself, buffers of
-    /// sockets and compressors, and what the allocator keeps.
+    /// What the process takes before it holds a row: code, stacks, buffers of sockets.
+    const PROCESS_BYTES: u64 = 32 << 20;
+    /// Of what is left of the memory limit, what batches and open files may take; the rest is for compressors and
+    /// for what the allocator keeps.
     const BUDGET_PERCENT: u64 = 60;
+    /// What all readers' batches are to take at most. Above this, larger batches gain nothing.
+    const MAX_BATCHES_BYTES: usize = 128 << 20;
+    /// Batches of one reader that are alive at once, in the making and in the writing, with room for a second copy.
+    const BATCHES_PER_READER: usize = 6;
 
     pub(crate) fn budget_bytes(&self) -> usize {
-        usize::try_from(self.memory_limit / 100 * Self::BUDGET_PERCENT).unwrap_or(usize::MAX)
+        // Of a limit that is hardly more than the process, some is given away all the same: rows must get through.
+        let for_rows = self.memory_limit.saturating_sub(Self::PROCESS_BYTES).max(self.memory_limit / 2);
+        usize::try_from(for_rows / 100 * Self::BUDGET_PERCENT).unwrap_or(usize::MAX)
     }
 
     /// The size at which a reader hands a batch over: large enough that its cost does not count, small enough
     /// that all readers' batches fit into half the budget several times.
     pub(crate) fn batch_bytes(&self, readers: usize) -> usize {
-        (self.budget_bytes() / 2 / readers.max(1) / 6).clamp(64 << 10, 4 << 20)
+        let all = (self.budget_bytes() / 2).min(Self::MAX_BATCHES_BYTES);
+        (all / readers.max(1) / Self::BATCHES_PER_READER).clamp(64 << 10, 4 << 20)
     }
 }
 

@@ -27,11 +27,7 @@ pub(crate) async fn join(
             let place = store.path().display().to_string();
             same_source(&state.pipeline.source, &source).map_err(|error| error.at("file", &place))?;
             if state.pipeline.destination != identity {
-                return Err(Error::new(ErrorKind::State, "the state belongs to another destination")
-                    .at("file", &place)
-                    .hint(
-                        "use the destination it was made with, another --state, or `lakeward state rebuild`",
-                    ));
+                return Err(of_another_destination().at("file", &place));
             }
             state
         }
@@ -49,6 +45,14 @@ pub(crate) async fn join(
         source: state.pipeline.source.clone(),
     };
     Ok((state, run))
+}
+
+/// Whoever acts on a state and a destination that do not belong together loses one of them.
+pub(crate) fn of_another_destination() -> Error {
+    Error::new(ErrorKind::State, "the state belongs to another destination").hint(
+        "use the destination it was made with, or another --state; where that destination is gone for good, \
+         remove the state file to begin anew",
+    )
 }
 
 fn same_source(known: &SourceIdentity, now: &SourceIdentity) -> Result<()> {

@@ -16,9 +16,11 @@ const LOW_SPACE: u64 = 1 << 30;
 pub(crate) fn findings(root: &Path) -> Vec<Finding> {
     let subject = root.display().to_string();
     let Some(existing) =
-        root.ancestors().find(|path| path.exists()).map(|path| match path.as_os_str().is_empty() {
-            true => PathBuf::from("."),
-            false => path.to_owned(),
+        root.ancestors().find(|path| path.as_os_str().is_empty() || path.exists()).map(|path| {
+            match path.as_os_str().is_empty() {
+                true => PathBuf::from("."),
+                false => path.to_owned(),
+            }
         })
     else {
         return vec![Finding::error(subject, "the path has no directory above it", "name a directory")];

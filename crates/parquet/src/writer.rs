@@ -28,6 +28,8 @@ use crate::staged::StagedFile;
 const MAX_OPEN_FILES: usize = 64;
 /// The most that the open row groups of a unit take.
 const MAX_ROW_GROUP_BYTES: usize = 64 << 20;
+/// The most that the open row groups of all units take: more of it makes files hardly smaller.
+const MAX_OPEN_BYTES: usize = 160 << 20;
 
 /// A unit's writer.
 pub(crate) struct ParquetWriter {
@@ -143,7 +145,8 @@ impl Unit {
     /// What open row groups and rows kept back may take of the budget: half of it goes to writers, so that
     /// readers always have the other half.
     fn cap(&self) -> usize {
-        (self.spec.budget.total() / 2 / self.spec.open_writers.max(1)).min(MAX_ROW_GROUP_BYTES)
+        let all = (self.spec.budget.total() / 2).min(MAX_OPEN_BYTES);
+        (all / self.spec.open_writers.max(1)).min(MAX_ROW_GROUP_BYTES)
     }
 
     fn write(&mut self, mut batch: Batch) -> Result<()> {

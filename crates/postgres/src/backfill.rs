@@ -16,7 +16,7 @@ use crate::decode::RowDecoder;
 use crate::error::sqlstate;
 use crate::replication::{self, LogPosition, Names, Place, Snapshot as LogSnapshot, publication};
 use crate::schema::{Depth, Described, describe};
-use crate::session::{Detail, Holders, ReadColumn, ReadRelation, Snapshot, lock};
+use crate::session::{Detail, Holders, ReadColumn, ReadRelation, Snapshot, Wait, lock};
 use crate::sql;
 
 /// How often a session is begun anew because a table changed its file or its partitions in the moment between.
@@ -67,7 +67,7 @@ async fn attempt(
         RelationKind::Table | RelationKind::Partitioned | RelationKind::MaterializedView => true,
         RelationKind::View | RelationKind::Foreign => false,
     });
-    for statement in lock(lockable.map(|found| &found.relation)) {
+    for statement in lock(lockable.map(|found| &found.relation), Wait::UntilTimeout) {
         if let Err(error) = connection.run(&statement).await {
             return Err(explain_lock(&connection, &before, error).await.at("stream", &stream.id));
         }

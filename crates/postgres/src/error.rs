@@ -80,9 +80,10 @@ pub(crate) fn sqlstate(error: &Error) -> Option<&str> {
 /// The error of a reader that joins a session: what says that the snapshot is gone becomes `SessionLost`.
 ///
 /// 22023, 42704 (17+) and 55000 are what `SET TRANSACTION SNAPSHOT` answers for a snapshot whose holder has
-/// ended; 22012 is the readers' own guard on the table's storage (see `backfill::guard`).
+/// ended; 22012 is the readers' own guard on the table's storage, 55P03 that DDL waits for the holder (both in
+/// [`join`](crate::session::join)).
 pub(crate) fn in_session(error: Error, holder_lost: bool) -> Error {
-    let gone = matches!(sqlstate(&error), Some("22023" | "42704" | "55000" | "22012"));
+    let gone = matches!(sqlstate(&error), Some("22023" | "42704" | "55000" | "22012" | "55P03"));
     if gone || (holder_lost && error.kind() == ErrorKind::Connection) {
         error.with_kind(ErrorKind::SessionLost)
     } else {

@@ -118,7 +118,7 @@ pub(crate) fn join(token: &str, relations: &[&ReadRelation]) -> Vec<String> {
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
         format!("SET TRANSACTION SNAPSHOT {}", sql::literal(token)),
     ];
-    statements.extend(lock(relations.iter().copied()));
+    statements.extend(lock(relations.iter().copied(), Wait::Not));
     let stored: Vec<_> =
         relations.iter().filter_map(|relation| Some((relation.oid, relation.filenode?))).collect();
     if !stored.is_empty() {
@@ -135,8 +135,19 @@ pub(crate) fn join(token: &str, relations: &[&ReadRelation]) -> Vec<String> {
     statements
 }
 
+/// Whether a lock is worth waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Up to `lock_timeout`.
+    UntilTimeout,
+    /// The session's holder has the lock already, so what is in the way is DDL that waits for the holder: a reader
+    /// that queued behind it would wait for ever, unseen by the server's search for deadlocks, and with it
+    /// everyone else. The session gives way instead.
+    Not,
+}
+
 /// Statements that lock relations against everything but reading and writing rows, until the transaction ends.
-pub(crate) fn lock<'a>(relations: impl Iterator<Item = &'a ReadRelation>) -> Vec<String> {
+pub(crate) fn lock<'a>(relations: impl Iterator<Item = &'a ReadRelation>, wait: Wait) -> Vec<String> {
     let (mut tables, mut statements) = (Vec::new(), Vec::new());
     for relation in relations {
         match relation.kind {
@@ -150,7 +161,8 @@ pub(crate) fn lock<'a>(relations: impl Iterator<Item = &'a ReadRelation>) -> Vec
     }
     if !tables.is_empty() {
         // First: LOCK takes no snapshot, so that the snapshot is younger than the lock.
-        statements.insert(0, format!("LOCK TABLE {} IN ACCESS SHARE MODE", tables.join(", ")));
+        let nowait = if wait == Wait::Not { " NOWAIT" } else { "" };
+        statements.insert(0, format!("LOCK TABLE {} IN ACCESS SHARE MODE{nowait}", tables.join(", ")));
     }
     statements
 }
