@@ -4,6 +4,7 @@
 //! follow from the log alone: one for an insert, a delete and each table of a truncate, two for an update,
 //! whatever of them is emitted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lakeward_core::{Error, OnPartitionChange, Op, Sequence, StreamPhase};
@@ -42,6 +43,7 @@ pub(super) struct Assembler {
 /// The transaction whose changes come now.
 #[derive(Debug, Clone, Copy, Default)]
 struct Transaction {
+    xid: u32,
     commit: Lsn,
     commit_ts: i64,
     ordinal: u64,
@@ -149,8 +151,8 @@ impl Assembler {
     }
 
     /// A transaction's changes follow.
-    pub(super) fn begin(&mut self, commit: Lsn, commit_ts: i64) -> Result<(), Halt> {
-        self.transaction = Transaction { commit, commit_ts, ordinal: 0 };
+    pub(super) fn begin(&mut self, xid: u32, commit: Lsn, commit_ts: i64) -> Result<(), Halt> {
+        self.transaction = Transaction { xid, commit, commit_ts, ordinal: 0 };
         let version = self.phases.version();
         if version != self.phases_seen {
             self.phases_seen = version;
@@ -250,19 +252,26 @@ impl Assembler {
     }
 
     fn truncate(&mut self, relations: &Relations<'_>) -> Result<(), Halt> {
-        let mapped = |oid: u32| self.tables.mapping(oid).map(|mapping| (mapping.table, mapping.part));
-        let whole: Vec<usize> =
-            relations.iter().filter_map(mapped).filter(|(_, part)| !part).map(|(table, _)| table).collect();
-        for oid in relations.iter() {
-            self.transaction.ordinal += 1;
+        let first = self.transaction.ordinal + 1;
+        let mut emptied: BTreeMap<usize, Emptied> = BTreeMap::new();
+        for (ordinal, oid) in (first..).zip(relations.iter()) {
+            self.transaction.ordinal = ordinal;
             let Some(mapping) = self.tables.mapping(oid) else { continue };
-            let (index, part) = (mapping.table, mapping.part);
+            let table =
+                emptied.entry(mapping.table).or_insert(Emptied { ordinal, whole: false, parts: Vec::new() });
+            match mapping.part {
+                true => table.parts.push(oid),
+                false => table.whole = true,
+            }
+        }
+        for (index, Emptied { ordinal, whole, parts }) in emptied {
             let Some(generation) = self.generation(index) else { continue };
-            let stream = &self.tables.tables[index].stream;
-            if part && whole.contains(&index) {
+            let Self { tables, batches, transaction, .. } = self;
+            let stream = &tables.tables[index].stream;
+            if stream.insert_only {
                 continue;
             }
-            if part {
+            if !whole && !batches.outlet().wait(tables.are_all_parts(index, &parts, transaction.xid))? {
                 if stream.on_partition_change == OnPartitionChange::Keep {
                     tracing::warn!(stream = %stream.id, "a partition was truncated: its rows are kept");
                     continue;
@@ -270,18 +279,20 @@ impl Assembler {
                 let what = "one of its partitions was truncated".to_owned();
                 return Err(Halt::Changed(Change { stream: stream.id.clone(), what }));
             }
-            let ordinal = self.transaction.ordinal;
-            let mut emit = Emit {
-                tables: &self.tables,
-                batches: &mut self.batches,
-                transaction: self.transaction,
-                generation,
-                size: 0,
-            };
+            let mut emit = Emit { tables, batches, transaction: *transaction, generation, size: 0 };
             emit.push(index, Op::Truncate, ordinal, |_| None, &[], None)?;
         }
         Ok(())
     }
+}
+
+/// What a truncate says of one stream.
+struct Emptied {
+    /// That of the first of its tables.
+    ordinal: u64,
+    /// Whether its own table is named, and not only partitions.
+    whole: bool,
+    parts: Vec<u32>,
 }
 
 /// Where the rows of one change go.

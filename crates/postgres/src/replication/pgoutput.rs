@@ -23,6 +23,8 @@ pub enum Body<'a> {
         commit_lsn: u64,
         /// When it was committed.
         commit_ts: i64,
+        /// The transaction.
+        xid: u32,
     },
     /// The transaction is complete.
     Commit {
@@ -199,9 +201,7 @@ pub fn parse(message: &[u8], streaming: bool) -> Result<Message<'_>> {
     };
     let body = match tag {
         b'B' => {
-            let (commit_lsn, commit_ts) = (rest.u64()?, rest.time()?);
-            rest.u32()?;
-            Body::Begin { commit_lsn, commit_ts }
+            Body::Begin { commit_lsn: rest.u64()?, commit_ts: rest.time()?, xid: rest.u32()? }
         }
         b'C' => {
             rest.u8()?;
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn transactions_and_tables() {
         let begin = message(b'B', &[&[0, 0, 0, 1, 0, 0, 0, 2], &[0; 8], &OID]);
-        let expected = Body::Begin { commit_lsn: 0x1_0000_0002, commit_ts: EPOCH };
+        let expected = Body::Begin { commit_lsn: 0x1_0000_0002, commit_ts: EPOCH, xid: 7 };
         assert_eq!(parse(&begin, false).unwrap().body, expected);
         let relation =
             message(b'R', &[&OID, b"public\0t\0d\0\x01\x01id\0", &[0, 0, 0, 23], &[255, 255, 255, 255]]);

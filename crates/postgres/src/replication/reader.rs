@@ -192,9 +192,9 @@ impl Work {
         let parsed = parse(message, self.block.is_some())?;
         self.bytes += message.len() as u64;
         match parsed.body {
-            Body::Begin { commit_lsn, commit_ts } => {
+            Body::Begin { commit_lsn, commit_ts, xid } => {
                 self.open = true;
-                self.assembler.begin(Lsn(commit_lsn), commit_ts)?;
+                self.assembler.begin(xid, Lsn(commit_lsn), commit_ts)?;
                 self.committed_at = Some(commit_ts);
             }
             Body::Commit { end_lsn, .. } => {
@@ -205,7 +205,7 @@ impl Work {
             Body::StreamStop => self.block = None,
             Body::StreamAbort { xid, subxid } => self.in_progress.abort(xid, subxid),
             Body::StreamCommit { xid, commit_lsn, end_lsn, commit_ts } => {
-                self.assembler.begin(Lsn(commit_lsn), commit_ts)?;
+                self.assembler.begin(xid, Lsn(commit_lsn), commit_ts)?;
                 self.replay(xid)?;
                 self.committed_at = Some(commit_ts);
                 self.position = self.position.max(Lsn(end_lsn));

@@ -21,6 +21,7 @@ use crate::sql;
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) stream: Arc<ConfiguredStream>,
+    oid: u32,
     /// Its columns, in its order.
     pub(super) columns: Vec<TableColumn>,
     /// Which of them are the key.
@@ -191,6 +192,25 @@ impl Tables {
         })
     }
 
+    /// Whether these are all the partitions with rows that a table had when a transaction emptied them: the log
+    /// names no partitioned table whose partitions it names.
+    pub(super) async fn are_all_parts(&self, table: usize, parts: &[u32], transaction: u32) -> Result<bool> {
+        let sql = "WITH RECURSIVE tree(oid, relkind, attached) AS ( \
+              SELECT c.oid, c.relkind, '{}'::text[] FROM pg_catalog.pg_class c WHERE c.oid = $1 \
+            UNION ALL SELECT c.oid, c.relkind, t.attached || i.xmin::text FROM tree t \
+              JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND t.relkind = 'p' \
+              JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid) \
+            SELECT attached FROM tree WHERE relkind <> 'p' AND oid <> ALL ($2::oid[])";
+        let others = self.connection.rows(sql, &[&self.tables[table].oid, &parts]).await?;
+        // Both took locks that exclude each other, so that a later transaction attached what was spared.
+        Ok(others.iter().all(|row| {
+            row.get::<_, Vec<&str>>(0)
+                .iter()
+                .filter_map(|xid| xid.parse().ok())
+                .any(|xid: u32| is_later(xid, transaction))
+        }))
+    }
+
     fn map(&self, relation: &Relation<'_>, index: usize, part: Part, commit: Lsn) -> Result<Mapping, String> {
         let table = &self.tables[index];
         let older = commit < self.read_at;
@@ -224,6 +244,13 @@ impl Tables {
         let part = part == Part::Partition;
         Ok(Mapping { table: index, values, filter, width: relation.columns.len(), part })
     }
+}
+
+/// Whether a transaction began after another one, in numbers that wrap.
+fn is_later(xid: u32, than: u32) -> bool {
+    /// Below are those that are before all others.
+    const FIRST_NORMAL: u32 = 3;
+    xid >= FIRST_NORMAL && xid.wrapping_sub(than).cast_signed() > 0
 }
 
 /// Whether old rows in the log still are named by the stream's key.
@@ -313,6 +340,7 @@ async fn table(
     let name = sql::qualified(&stream.id.namespace, &stream.id.name);
     Ok(Table {
         key: stream.key.iter().filter_map(|name| stream.schema.index_of(name)).collect(),
+        oid: now.relation.oid,
         from: if partitioned { name } else { format!("ONLY {name}") },
         partitioned,
         known: now.columns.iter().map(|(column, _)| column.name.clone()).collect(),

@@ -21,7 +21,7 @@ async fn what_was_rolled_back_leaves_nothing_in_streamed_transactions() {
         };
         let other = pipeline.db.connect().await;
         // Two at once, one of which is never committed; tables seen first in a part that is rolled back.
-        other.batch_execute(&format!("BEGIN; {} SAVEPOINT a; UPDATE t SET n = 0 WHERE id < 500;", large(50_000, 60_000, "o"))).await.unwrap();
+        other.batch_execute(&format!("BEGIN; {} SAVEPOINT a; UPDATE t SET n = 0 WHERE id > 55000;", large(50_000, 60_000, "o"))).await.unwrap();
         pipeline
             .db
             .run(&format!(
