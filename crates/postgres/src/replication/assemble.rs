@@ -112,19 +112,16 @@ impl<'m> Row<'_, 'm> {
     /// Whether the row passes the stream's filter; `None` where that hangs on a value that nobody knows here.
     fn passes(&self) -> Option<bool> {
         let Some(filter) = &self.table.filter else { return Some(true) };
-        let value = |column: usize| self.at(self.mapping.filter.get(column).copied().flatten(), self.full);
-        if (0..filter.columns.len()).any(|column| value(column) == Value::Unchanged) {
-            return None;
-        }
-        Some(filter.passes(|column| text(value(column))))
+        filter.passes(|column| self.at(self.mapping.filter.get(column).copied().flatten(), self.full))
     }
 
     fn old_passes(&self) -> bool {
         let Some(filter) = &self.table.filter else { return true };
-        filter.passes(|column| {
-            let place = self.mapping.filter.get(column).copied().flatten()?;
-            text(self.old?.get(place).copied()?)
-        })
+        let value = |column: usize| {
+            let place = self.mapping.filter.get(column).copied().flatten();
+            place.and_then(|place| self.old?.get(place).copied()).unwrap_or(Value::Null)
+        };
+        filter.passes(value) == Some(true)
     }
 }
 

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use lakeward_core::{CompareOp, Error, ErrorKind, FilterExpr, Literal, Result};
 
 use super::number::Number;
+use super::pgoutput::Value;
 use crate::connect::Connection;
 use crate::decode::moment;
 use crate::sql;
@@ -149,9 +150,12 @@ impl RowFilter {
         Ok(Self { columns: columns.iter().map(|column| column.name.clone()).collect(), expr })
     }
 
-    /// Whether a row is replicated: what is neither true nor false is not.
-    pub(crate) fn passes<'a>(&self, value: impl Fn(usize) -> Option<&'a [u8]>) -> bool {
-        self.expr.truth(&value) == Some(true)
+    /// Whether a row is replicated: what is neither true nor false is not. `None` where that hangs on a value that
+    /// was not sent.
+    pub(crate) fn passes<'a>(&self, value: impl Fn(usize) -> Value<'a>) -> Option<bool> {
+        let truth = self.expr.truth(&value);
+        let unknown = || (0..self.columns.len()).any(|column| value(column) == Value::Unchanged);
+        if truth.is_none() && unknown() { None } else { Some(truth == Some(true)) }
     }
 }
 
@@ -252,7 +256,12 @@ fn refused(column: &FilterColumn) -> Error {
 }
 
 impl Node {
-    fn truth<'a>(&self, value: &impl Fn(usize) -> Option<&'a [u8]>) -> Option<bool> {
+    /// What is true or false whatever an unchanged value is, is so.
+    fn truth<'a>(&self, value: &impl Fn(usize) -> Value<'a>) -> Option<bool> {
+        let text = |column: usize| match value(column) {
+            Value::Text(text) => Some(text),
+            Value::Null | Value::Unchanged => None,
+        };
         match self {
             Self::And(a, b) => match (a.truth(value), b.truth(value)) {
                 (Some(false), _) | (_, Some(false)) => Some(false),
@@ -265,9 +274,9 @@ impl Node {
                 _ => None,
             },
             Self::Not(inner) => inner.truth(value).map(|truth| !truth),
-            Self::IsNull { column, negated } => Some(value(*column).is_none() != *negated),
+            Self::IsNull { column, negated } => Some((value(*column) == Value::Null) != *negated),
             Self::Compare { column, domain, op, literal } => {
-                let order = literal.compare(*domain, value(*column)?)?;
+                let order = literal.compare(*domain, text(*column)?)?;
                 Some(match op {
                     CompareOp::Eq => order.is_eq(),
                     CompareOp::Ne => order.is_ne(),
@@ -278,13 +287,13 @@ impl Node {
                 })
             }
             Self::In { column, domain, literals, negated } => {
-                let text = value(*column)?;
+                let text = text(*column)?;
                 let found =
                     literals.iter().any(|literal| literal.compare(*domain, text) == Some(Ordering::Equal));
                 Some(found != *negated)
             }
             Self::Like { column, pattern, negated } => {
-                let text = std::str::from_utf8(value(*column)?).ok()?;
+                let text = std::str::from_utf8(text(*column)?).ok()?;
                 Some(like(text, pattern) != *negated)
             }
         }
@@ -343,7 +352,7 @@ mod tests {
 
     fn compare(domain: Domain, value: &str, op: CompareOp, literal: &str) -> Option<bool> {
         let literal = Comparable::of(domain, literal.as_bytes()).unwrap();
-        Node::Compare { column: 0, domain, op, literal }.truth(&|_| Some(value.as_bytes()))
+        Node::Compare { column: 0, domain, op, literal }.truth(&|_| Value::Text(value.as_bytes()))
     }
 
     #[test]
@@ -367,12 +376,14 @@ mod tests {
     fn logic_has_three_values() {
         let known = |value: bool| Node::IsNull { column: 1, negated: value };
         let unknown = || Node::Like { column: 1, pattern: "x".to_owned(), negated: false };
-        let truth = |node: Node| node.truth(&|_| None);
+        let truth = |node: Node| node.truth(&|_| Value::Null);
         assert_eq!(truth(unknown()), None);
         assert_eq!(truth(Node::Not(Box::new(unknown()))), None);
         assert_eq!(truth(Node::And(Box::new(unknown()), Box::new(known(true)))), Some(false));
         assert_eq!(truth(Node::And(Box::new(unknown()), Box::new(known(false)))), None);
         assert_eq!(truth(Node::Or(Box::new(unknown()), Box::new(known(false)))), Some(true));
+        // What was not sent is not null.
+        assert_eq!(known(true).truth(&|_| Value::Unchanged), Some(true));
     }
 
     #[test]

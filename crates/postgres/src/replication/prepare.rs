@@ -45,6 +45,8 @@ pub(crate) async fn prepare(
     let names = saved.names()?;
     let connection = connector.connect().await?;
     let manage = settings(connector).manage;
+    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
+    publication::check(&connection, &names, wanted.clone()).await?;
     let place = Place::current(&connection).await?;
     let (position, lost) = match saved.lsn {
         None => (begin(connector, &connection, &names, manage).await?, None),
@@ -63,7 +65,6 @@ pub(crate) async fn prepare(
             },
         },
     };
-    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
     let members = publication::members(&connection, &names).await?;
     if manage {
         publication::detach(&connection, &names, &members, wanted.clone()).await?;

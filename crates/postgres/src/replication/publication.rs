@@ -3,6 +3,7 @@
 //! Guarantee: no table is published whose updates or deletes would then fail at the source.
 
 use lakeward_core::{ConfiguredStream, Error, ErrorKind, Result, StreamId};
+use serde::Deserialize;
 
 use super::identity::{LogKey, log_keys};
 use super::lsn::Names;
@@ -19,8 +20,11 @@ pub(crate) struct Member {
     publication: String,
     pub(crate) id: StreamId,
     relation: u32,
-    /// Its row in the catalog: another one if it left and came back.
+    /// Its row in the catalog: another one if it left and came back. The publication's own if that is for all
+    /// tables.
     row: u32,
+    /// Whether it is named, so that it can be taken out.
+    named: bool,
 }
 
 impl Member {
@@ -85,10 +89,15 @@ pub(crate) async fn drop(connection: &Connection, names: &Names) -> Result<()> {
 /// All that is published.
 pub(crate) async fn members(connection: &Connection, names: &Names) -> Result<Vec<Member>> {
     let publications: Vec<String> = both(names).into_iter().map(|(name, _)| name).collect();
-    let sql = "SELECT p.pubname::text, n.nspname::text, c.relname::text, c.oid, r.oid \
-        FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid \
-        JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname::text = ANY ($1)";
+    // All tables are those that a server publishes: permanent ones, and none of its own.
+    let sql = "SELECT m.publication::text, n.nspname::text, c.relname::text, c.oid, m.row, m.named FROM ( \
+          SELECT p.pubname, r.prrelid, r.oid, true FROM pg_catalog.pg_publication p \
+            JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname::text = ANY ($1) \
+          UNION ALL SELECT p.pubname, c.oid, p.oid, false FROM pg_catalog.pg_publication p, pg_catalog.pg_class c \
+            WHERE p.pubname::text = ANY ($1) AND p.puballtables AND c.relkind IN ('r', 'p') \
+              AND c.relpersistence = 'p' AND c.oid >= 16384) m(publication, relation, row, named) \
+        JOIN pg_catalog.pg_class c ON c.oid = m.relation \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
     let rows = connection.rows(sql, &[&publications]).await?;
     Ok(rows
         .iter()
@@ -97,6 +106,7 @@ pub(crate) async fn members(connection: &Connection, names: &Names) -> Result<Ve
             id: StreamId::new(row.get::<_, String>(1), row.get::<_, String>(2)),
             relation: row.get(3),
             row: row.get(4),
+            named: row.get(5),
         })
         .collect())
 }
@@ -115,6 +125,83 @@ fn member<'a>(members: &'a [Member], names: &Names, stream: &ConfiguredStream) -
     members.iter().find(|member| member.id == stream.id && member.publication == publication)
 }
 
+/// What a publication sends, as far as its server's version tells.
+#[derive(Debug, Deserialize)]
+struct Published {
+    #[serde(rename = "pubinsert")]
+    inserts: bool,
+    #[serde(rename = "pubupdate")]
+    updates: bool,
+    #[serde(rename = "pubdelete")]
+    deletes: bool,
+    #[serde(rename = "pubtruncate", default = "yes")]
+    truncates: bool,
+    #[serde(rename = "pubviaroot", default)]
+    via_root: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Checks that somebody else's publications hide nothing of the streams.
+///
+/// # Errors
+/// `Source`, naming the publication, the stream and the statement that helps.
+pub(crate) async fn check<'a>(
+    connection: &Connection,
+    names: &Names,
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<()> {
+    let refuse = |name: &str, what: String, remedy: String| {
+        Err(Error::new(ErrorKind::Source, what).at("publication", name).hint(remedy))
+    };
+    // As JSON, because every version has columns that the one before had not.
+    let sql = "SELECT row_to_json(p)::text FROM pg_catalog.pg_publication p WHERE p.pubname::text = $1";
+    for (name, insert_only) in both(names) {
+        let rows = connection.rows(sql, &[&name]).await?;
+        let Some(row) = rows.first() else { continue };
+        let published: Published = serde_json::from_str(row.get(0))
+            .map_err(|error| Error::bug("pg_publication is not what it was").source(error))?;
+        let set = |option: &str| format!("ALTER PUBLICATION {} SET ({option});", sql::ident(&name));
+        let changes = published.updates && published.deletes && published.truncates;
+        if !published.inserts || !(insert_only || changes) {
+            let kinds = if insert_only { "insert" } else { "insert, update, delete, truncate" };
+            let what = format!("the publication does not publish {kinds}");
+            return refuse(&name, what, set(&format!("publish = '{kinds}'")));
+        }
+        if published.via_root {
+            let what = "with publish_via_partition_root the log does not say which partition was emptied";
+            return refuse(&name, what.to_owned(), set("publish_via_partition_root = false"));
+        }
+    }
+    let sql = "SELECT p.pubname::text, n.nspname::text, c.relname::text, row_to_json(r)::text \
+        FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid \
+        JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname::text = ANY ($1)";
+    let publications: Vec<String> = both(names).into_iter().map(|(name, _)| name).collect();
+    for row in &connection.rows(sql, &[&publications]).await? {
+        let id = StreamId::new(row.get::<_, String>(1), row.get::<_, String>(2));
+        if !wanted.clone().any(|stream| stream.id == id) {
+            continue;
+        }
+        let member: serde_json::Value = serde_json::from_str(row.get(3))
+            .map_err(|error| Error::bug("pg_publication_rel is not what it was").source(error))?;
+        let given = |field: &str| member.get(field).is_some_and(|value| !value.is_null());
+        let what = match (given("prqual"), given("prattrs")) {
+            (true, _) => "a row filter",
+            (_, true) => "a column list",
+            _ => continue,
+        };
+        let (name, table): (&str, _) = (row.get(0), sql::qualified(&id.namespace, &id.name));
+        let name = sql::ident(name);
+        let remedy = format!("ALTER PUBLICATION {name} DROP TABLE {table}; ALTER PUBLICATION {name} ADD TABLE {table};");
+        return refuse(row.get(0), format!("the publication has {what} for the stream"), remedy)
+            .map_err(|error: Error| error.at("stream", &id));
+    }
+    Ok(())
+}
+
 /// Takes tables out that belong to no wanted stream.
 pub(crate) async fn detach<'a>(
     connection: &Connection,
@@ -122,7 +209,7 @@ pub(crate) async fn detach<'a>(
     members: &[Member],
     wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
 ) -> Result<()> {
-    for stray in members {
+    for stray in members.iter().filter(|member| member.named) {
         let kept = wanted.clone().any(|stream| {
             stream.id == stray.id && names.publication_for(stream.insert_only) == stray.publication
         });
@@ -191,21 +278,12 @@ pub(crate) async fn join(
     let before = members(connection, names).await?;
     if manage {
         // In both it would be published with all that either publishes.
-        for other in before.iter().filter(|m| m.id == stream.id && m.publication != publication) {
+        for other in before.iter().filter(|m| m.named && m.id == stream.id && m.publication != publication) {
             connection.run(&alter(&other.publication, "DROP", &stream.id, "")).await?;
         }
     }
     if let Some(member) = member(&before, names, stream) {
         return Ok(member.place());
-    }
-    let all: Vec<_> = connection
-        .rows(
-            "SELECT p.oid FROM pg_catalog.pg_publication p WHERE p.pubname::text = $1 AND p.puballtables",
-            &[&publication],
-        )
-        .await?;
-    if let Some(row) = all.first() {
-        return Ok(format!("{oid}:{}", row.get::<_, u32>(0)));
     }
     if !manage {
         return Err(Error::new(ErrorKind::Source, "the table is not in the publication")

@@ -154,11 +154,13 @@ impl Tables {
 
     /// What a table is that the catalog did not have when it was read.
     async fn resolve(&mut self, relation: &Relation<'_>) -> Result<Result<Option<(usize, Part)>, Change>> {
-        // A table's system columns are written when it is made and never again, unlike its row in pg_class: who
-        // wrote them and the inheritance made it a partition with nothing in it.
+        // A partition that was made as one has nothing in it. Its columns are then written by the command that writes
+        // its system columns, which nothing writes again; attaching and detaching writes every column anew.
         let sql = "WITH RECURSIVE up(oid, depth, made) AS (SELECT c.oid, 0, true FROM pg_catalog.pg_class c \
               WHERE c.oid = $1 UNION ALL \
-            SELECT i.inhparent, up.depth + 1, up.made AND a.xmin = i.xmin FROM up \
+            SELECT i.inhparent, up.depth + 1, up.made AND a.xmin = i.xmin AND EXISTS ( \
+                SELECT FROM pg_catalog.pg_attribute u WHERE u.attrelid = up.oid AND u.attnum > 0 \
+                  AND u.xmin = a.xmin AND u.cmin = a.cmin) FROM up \
               JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition \
               JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid \
               JOIN pg_catalog.pg_attribute a ON a.attrelid = up.oid AND a.attnum = -1) \

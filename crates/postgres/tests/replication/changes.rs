@@ -148,7 +148,7 @@ async fn filters_keep_what_passes_and_let_go_of_what_no_longer_does() {
         pipeline
             .db
             .run(
-                "INSERT INTO t VALUES (20, 1, now(), 'ok', 'ab', 'x', 0), (21, 7.5, now(), 'ok', 'x', 'x', 0), (22, NULL, now(), 'ok', 'x', 'x', 0);
+                "INSERT INTO t VALUES (20, 1, now(), 'ok', 'ab', 'x', 0.25), (21, 7.5, now(), 'ok', 'x', 'x', 0.25), (22, NULL, now(), 'ok', 'x', 'x', 0.25);
                  UPDATE t SET n = 4.99 WHERE id = 6; UPDATE t SET n = 5.00 WHERE id = 1; UPDATE t SET at = '2023-12-31 23:59:59+00' WHERE id = 7;
                  UPDATE t SET e = NULL WHERE id = 8; UPDATE t SET c = 'abc' WHERE id = 9; UPDATE t SET f = 0.75 WHERE id = 10;
                  UPDATE t SET f = 0.7 WHERE id = 10; UPDATE t SET id = 50 WHERE id = 21; UPDATE t SET id = 51, n = 0 WHERE id = 50;

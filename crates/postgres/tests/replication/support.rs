@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::DataType;
 use arrow::util::display::array_value_to_string;
 use futures::{StreamExt, TryStreamExt};
 use lakeward_core::{
@@ -14,6 +15,7 @@ use lakeward_core::{
 };
 use lakeward_postgres::PostgresDriver;
 use serde_json::{Value, json};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use crate::server::{Database, VERSIONS, configured, context};
 
@@ -27,11 +29,17 @@ pub(crate) struct Change {
     pub(crate) unchanged: Vec<String>,
 }
 
+/// What changes a whole server is done alone.
+static SERVERS: RwLock<()> = RwLock::const_new(());
+
 pub(crate) struct Pipeline {
     pub(crate) db: Database,
     pub(crate) driver: PostgresDriver,
     pub(crate) position: Position,
     pub(crate) names: (String, String),
+    config: Value,
+    _shared: Option<RwLockReadGuard<'static, ()>>,
+    _alone: Option<RwLockWriteGuard<'static, ()>>,
 }
 
 impl Pipeline {
@@ -41,6 +49,17 @@ impl Pipeline {
     }
 
     pub(crate) async fn with(version: u32, test: &str, sql: &str, replication: Value) -> Self {
+        let shared = SERVERS.read().await;
+        Self { _shared: Some(shared), ..Self::make(version, test, sql, replication).await }
+    }
+
+    /// While it lives there is no other one.
+    pub(crate) async fn alone(version: u32, test: &str, sql: &str, replication: Value) -> Self {
+        let alone = SERVERS.write().await;
+        Self { _alone: Some(alone), ..Self::make(version, test, sql, replication).await }
+    }
+
+    async fn make(version: u32, test: &str, sql: &str, replication: Value) -> Self {
         let name = format!("lw_{test}");
         let admin = Database::connect_admin(version).await;
         drop_slot(&admin, &name).await;
@@ -50,9 +69,10 @@ impl Pipeline {
         for (field, value) in replication.as_object().unwrap() {
             config[field] = value.clone();
         }
-        let driver = db.driver_with(json!({"replication": config, "lock_timeout": "5s"}));
+        let config = json!({"replication": config, "lock_timeout": "30s"});
+        let driver = db.driver_with(config.clone());
         let position = driver.intent("0123456789");
-        Self { db, driver, position, names: (name.clone(), name) }
+        Self { db, driver, position, names: (name.clone(), name), config, _shared: None, _alone: None }
     }
 
     pub(crate) fn cdc(&self) -> &dyn CdcDriver {
@@ -61,8 +81,15 @@ impl Pipeline {
 
     /// A driver that knows nothing of what the other one did, as after a crash.
     pub(crate) fn restarted(&mut self) {
-        let config = json!({"slot": self.names.0, "publication": self.names.1});
-        self.driver = self.db.driver_with(json!({"replication": config, "lock_timeout": "5s"}));
+        self.driver = self.db.driver_with(self.config.clone());
+    }
+
+    /// The same with other settings of the change stream.
+    pub(crate) fn reconfigured(&mut self, replication: Value) {
+        for (field, value) in replication.as_object().unwrap() {
+            self.config["replication"][field] = value.clone();
+        }
+        self.restarted();
     }
 
     pub(crate) async fn stream(&self, table: &str, selection: Value) -> Arc<ConfiguredStream> {
@@ -178,7 +205,7 @@ impl Pipeline {
     /// Compares what was read with what there is, as texts.
     pub(crate) async fn assert_same(&self, follower: &Follower, table: &str) {
         let expected = self.rows(table, follower).await;
-        assert_eq!(follower.latest(), expected, "{table}");
+        assert_rows(follower.latest(), expected, table);
     }
 
     async fn rows(&self, table: &str, follower: &Follower) -> Vec<Vec<Option<String>>> {
@@ -292,7 +319,13 @@ impl Follower {
 
 pub(crate) fn changes(batch: &Batch) -> Vec<Change> {
     let text = |column: &ArrayRef, row: usize| {
-        (!column.is_null(row)).then(|| array_value_to_string(column, row).unwrap_or_else(|_| "?".to_owned()))
+        let text = array_value_to_string(column, row).unwrap_or_else(|_| "?".to_owned());
+        // Lists as the server prints them.
+        let text = match column.data_type() {
+            DataType::List(_) => text.replace('[', "{").replace(']', "}").replace(", ", ","),
+            _ => text,
+        };
+        (!column.is_null(row)).then_some(text)
     };
     (0..batch.rows.num_rows())
         .map(|row| Change {
@@ -311,6 +344,19 @@ pub(crate) fn changes(batch: &Batch) -> Vec<Change> {
                 .unwrap_or_default(),
         })
         .collect()
+}
+
+/// Says which rows differ, and no more of them than can be read.
+pub(crate) fn assert_rows(left: Vec<Vec<Option<String>>>, right: Vec<Vec<Option<String>>>, what: &str) {
+    let only = |these: &[Vec<Option<String>>], others: &[Vec<Option<String>>]| -> Vec<String> {
+        let differing = these.iter().filter(|row| !others.contains(row)).take(5);
+        differing.map(|row| format!("{row:.80?}")).collect()
+    };
+    if left != right {
+        let counts = (left.len(), right.len());
+        let (here, there) = (only(&left, &right), only(&right, &left));
+        panic!("{what}: {counts:?} rows, here alone {here:#?}, at the source alone {there:#?}");
+    }
 }
 
 pub(crate) fn small_context(budget: usize) -> ReadContext {

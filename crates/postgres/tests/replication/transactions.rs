@@ -12,9 +12,7 @@ const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, pad text); CREAT
 async fn what_was_rolled_back_leaves_nothing_in_streamed_transactions() {
     for version in VERSIONS {
         let mut pipeline = Pipeline::new(version, "streamed", TABLE).await;
-        let work = "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'";
-        pipeline.db.run(work).await;
-        pipeline.db.run("SELECT pg_reload_conf()").await;
+        pipeline.db.set("logical_decoding_work_mem", "64kB").await;
         let mut followers = pipeline.begin(&[("t", json!({})), ("u", json!({}))]).await;
         let large = |from: i32, to: i32, pad: &str| {
             format!("INSERT INTO t SELECT g, g, repeat('{pad}', 50) FROM generate_series({from}, {to}) g;")
@@ -44,8 +42,7 @@ async fn what_was_rolled_back_leaves_nothing_in_streamed_transactions() {
         other.batch_execute("ROLLBACK").await.unwrap();
 
         // With and without being streamed the rows and their order are the same.
-        pipeline.db.run("ALTER SYSTEM RESET logical_decoding_work_mem").await;
-        pipeline.db.run("SELECT pg_reload_conf()").await;
+        pipeline.db.set("logical_decoding_work_mem", "1GB").await;
         let reads = followers[0].rows.iter().filter(|row| row.op == "r").count();
         followers[0].rows.truncate(reads);
         pipeline.position = before;

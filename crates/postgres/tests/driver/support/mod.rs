@@ -58,6 +58,11 @@ impl Database {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}: {sql}"));
     }
 
+    /// Sets what sessions to come find, walsenders too.
+    pub(crate) async fn set(&self, setting: &str, value: &str) {
+        self.run(&format!("ALTER DATABASE {} SET {setting} = '{value}'", self.name)).await;
+    }
+
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         self.client.query_one(sql, &[]).await.unwrap().get(0)
     }
