@@ -13,7 +13,7 @@ use super::batches::{Batches, Stamp};
 use super::lsn::{LogPosition, Lsn};
 use super::pgoutput::{Body, OldTuple, Relation, Relations, Tuple, Value};
 use super::phases::Phases;
-use super::tables::{Change, Mapping, Table, Tables};
+use super::tables::{Change, Known, Mapping, Table, Tables};
 
 /// Why the reading does not go on.
 pub(super) enum Halt {
@@ -132,6 +132,26 @@ fn text(value: Value<'_>) -> Option<&[u8]> {
     }
 }
 
+/// How a table's rows in a transaction are to be read, and of which generation they are; none where they are
+/// dropped.
+fn mapped<'t>(
+    tables: &'t Tables,
+    open: &[Option<(Lsn, u32)>],
+    commit: Lsn,
+    relation: u32,
+) -> Result<Option<(&'t Mapping, u32)>, Halt> {
+    let generation = |table: usize| open[table].filter(|(from, _)| commit >= *from).map(|(_, generation)| generation);
+    match tables.known(relation) {
+        Known::Foreign => Ok(None),
+        Known::Mapped(mapping) => Ok(generation(mapping.table).map(|generation| (mapping, generation))),
+        Known::Changed { table, .. } if generation(*table).is_none() => Ok(None),
+        Known::Changed { table, what } => Err(Halt::Changed(Change {
+            stream: tables.tables[*table].stream.id.clone(),
+            what: what.clone(),
+        })),
+    }
+}
+
 impl Assembler {
     pub(super) fn new(tables: Tables, batches: Batches, phases: Arc<Phases>) -> Self {
         let open = vec![None; tables.tables.len()];
@@ -171,7 +191,7 @@ impl Assembler {
     /// Takes note of a table.
     pub(super) fn relation(&mut self, relation: &Relation<'_>) -> Result<(), Halt> {
         let Self { tables, batches, transaction, .. } = self;
-        batches.outlet().wait(tables.note(relation, transaction.commit))?.map_err(Halt::Changed)
+        Ok(batches.outlet().wait(tables.note(relation, transaction.commit))?)
     }
 
     /// Turns one change into rows. `size` is what it took in the log.
@@ -199,8 +219,10 @@ impl Assembler {
         let first = self.transaction.ordinal + 1;
         // An update of the log is two rows where its key changes; whether it does must not matter to what follows.
         self.transaction.ordinal += if kind == Kind::Update { 2 } else { 1 };
-        let Some(mapping) = self.tables.mapping(relation) else { return Ok(()) };
-        let Some(generation) = self.generation(mapping.table) else { return Ok(()) };
+        let Some((mapping, generation)) = mapped(&self.tables, &self.open, self.transaction.commit, relation)?
+        else {
+            return Ok(());
+        };
         let table = &self.tables.tables[mapping.table];
         if table.stream.insert_only && kind != Kind::Insert {
             return Ok(());
@@ -243,26 +265,25 @@ impl Assembler {
         Ok(())
     }
 
-    fn generation(&self, table: usize) -> Option<u32> {
-        let (from, generation) = self.open[table]?;
-        (self.transaction.commit >= from).then_some(generation)
-    }
-
     fn truncate(&mut self, relations: &Relations<'_>) -> Result<(), Halt> {
         let first = self.transaction.ordinal + 1;
         let mut emptied: BTreeMap<usize, Emptied> = BTreeMap::new();
         for (ordinal, oid) in (first..).zip(relations.iter()) {
             self.transaction.ordinal = ordinal;
-            let Some(mapping) = self.tables.mapping(oid) else { continue };
-            let table =
-                emptied.entry(mapping.table).or_insert(Emptied { ordinal, whole: false, parts: Vec::new() });
+            let (open, commit) = (&self.open, self.transaction.commit);
+            let Some((mapping, generation)) = mapped(&self.tables, open, commit, oid)? else { continue };
+            let table = emptied.entry(mapping.table).or_insert(Emptied {
+                ordinal,
+                generation,
+                whole: false,
+                parts: Vec::new(),
+            });
             match mapping.part {
                 true => table.parts.push(oid),
                 false => table.whole = true,
             }
         }
-        for (index, Emptied { ordinal, whole, parts }) in emptied {
-            let Some(generation) = self.generation(index) else { continue };
+        for (index, Emptied { ordinal, generation, whole, parts }) in emptied {
             let Self { tables, batches, transaction, .. } = self;
             let stream = &tables.tables[index].stream;
             if stream.insert_only {
@@ -287,6 +308,7 @@ impl Assembler {
 struct Emptied {
     /// That of the first of its tables.
     ordinal: u64,
+    generation: u32,
     /// Whether its own table is named, and not only partitions.
     whole: bool,
     parts: Vec<u32>,

@@ -177,7 +177,7 @@ impl CdcDriver for PostgresDriver {
         };
         let streams = request.streams.iter().map(|(stream, _)| stream.clone());
         let described = |stream: &StreamId| self.replication.columns(stream);
-        let tables = match Tables::load(&self.connector, streams, described).await? {
+        let tables = match Tables::load(&self.connector, &names, streams, described).await? {
             Ok(tables) => tables,
             Err(change) => {
                 let event = ChangeEvent::Changed { stream: change.stream, what: change.what };

@@ -109,6 +109,7 @@ impl Work {
         phases: std::sync::Arc<Phases>,
         feedback: std::sync::Arc<Feedback>,
     ) -> Self {
+        let read_at = assembler.tables.read_at();
         Self {
             assembler,
             in_progress,
@@ -123,7 +124,7 @@ impl Work {
             boundary: start.from,
             boundary_at: Instant::now(),
             bytes: 0,
-            source: start.from,
+            source: start.from.max(read_at),
             committed_at: None,
             asked_at: None,
             ended: false,

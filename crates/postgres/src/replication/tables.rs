@@ -1,15 +1,19 @@
 //! The streams as they are at the source, and how tables in the log relate to them.
 //!
 //! The catalog is read once, at a place in the log. What the log says of a table before that place may be an older
-//! shape of it; what it says after that place and the catalog did not know is a change of the stream.
+//! shape of it, whose rows are read as what they are now as far as that goes; what it says after that place and the
+//! catalog did not know is a change of the stream.
+//!
+//! Guarantee: a change is only told once a row depends on it that the stream does not hold yet. Otherwise one that
+//! was read anew behind the change would meet it again, for ever.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use lakeward_core::{ConfiguredStream, Result, StreamId};
+use lakeward_core::{ConfiguredStream, OnPartitionChange, Result, StreamId};
 
 use super::filter::{FilterColumn, RowFilter};
-use super::lsn::Lsn;
+use super::lsn::{Lsn, Names};
 use super::pgoutput::Relation;
 use super::slot::Place;
 use crate::connect::{Connection, Connector};
@@ -72,8 +76,25 @@ pub(super) struct Tables {
     /// Where the log was when the catalog was read.
     read_at: Lsn,
     /// As the log described tables last.
-    relations: HashMap<u32, Option<Mapping>>,
+    relations: HashMap<u32, Known>,
     connection: Connection,
+    publications: Vec<String>,
+}
+
+/// A table in the log.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// It is no stream's.
+    Foreign,
+    /// Its rows are these.
+    Mapped(Mapping),
+    /// Its rows are this stream's, which is no longer what it was.
+    Changed {
+        /// The stream.
+        table: usize,
+        /// What happened.
+        what: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +108,7 @@ impl Tables {
     /// columns its description had.
     pub(super) async fn load(
         connector: &Connector,
+        names: &Names,
         streams: impl Iterator<Item = Arc<ConfiguredStream>>,
         described: impl Fn(&StreamId) -> Option<HashSet<String>>,
     ) -> Result<Result<Self, Change>> {
@@ -117,43 +139,36 @@ impl Tables {
                 by_oid.entry(oid).or_insert((table, Part::Partition));
             }
         }
-        Ok(Ok(Self { tables, by_oid, read_at, relations: HashMap::new(), connection }))
+        let publications = vec![names.publication_for(false), names.publication_for(true)];
+        Ok(Ok(Self { tables, by_oid, read_at, relations: HashMap::new(), connection, publications }))
     }
 
-    /// How rows of a table in the log are to be read; none where they are no stream's.
-    pub(super) fn mapping(&self, relation: u32) -> Option<&Mapping> {
-        self.relations.get(&relation).and_then(Option::as_ref)
+    /// What is known of a table that rows in the log are of.
+    pub(super) fn known(&self, relation: u32) -> &Known {
+        self.relations.get(&relation).unwrap_or(&Known::Foreign)
     }
 
     pub(super) fn index(&self, stream: &StreamId) -> Option<usize> {
         self.tables.iter().position(|table| table.stream.id == *stream)
     }
 
+    /// Where the log was when the catalog was read.
+    pub(super) fn read_at(&self) -> Lsn {
+        self.read_at
+    }
+
     /// Takes note of a table as the log describes it, in a transaction that was committed at `commit`.
-    pub(super) async fn note(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<Result<(), Change>> {
-        let place = match self.by_oid.get(&relation.oid) {
-            Some(place) => Some(*place),
-            None => match self.resolve(relation).await? {
-                Ok(place) => place,
-                Err(change) => return Ok(Err(change)),
-            },
+    pub(super) async fn note(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<()> {
+        let known = match self.by_oid.get(&relation.oid).copied() {
+            Some((table, part)) => self.map(relation, table, part, commit),
+            None => self.resolve(relation, commit).await?,
         };
-        let mapping = match place {
-            None => None,
-            Some((table, part)) => match self.map(relation, table, part, commit) {
-                Ok(mapping) => Some(mapping),
-                Err(what) => {
-                    let stream = self.tables[table].stream.id.clone();
-                    return Ok(Err(Change { stream, what }));
-                }
-            },
-        };
-        self.relations.insert(relation.oid, mapping);
-        Ok(Ok(()))
+        self.relations.insert(relation.oid, known);
+        Ok(())
     }
 
     /// What a table is that the catalog did not have when it was read.
-    async fn resolve(&mut self, relation: &Relation<'_>) -> Result<Result<Option<(usize, Part)>, Change>> {
+    async fn resolve(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<Known> {
         // A partition that was made as one has nothing in it. Its columns are then written by the command that writes
         // its system columns, which nothing writes again; attaching and detaching writes every column anew.
         let sql = "WITH RECURSIVE up(oid, depth, made) AS (SELECT c.oid, 0, true FROM pg_catalog.pg_class c \
@@ -167,30 +182,42 @@ impl Tables {
             SELECT oid, made FROM up ORDER BY depth";
         let rows = self.connection.rows(sql, &[&relation.oid]).await?;
         for row in &rows {
-            if let Some((table, _)) = self.by_oid.get(&row.get(0)).copied() {
-                if !row.get::<_, bool>(1) {
-                    return Ok(Err(Change {
-                        stream: self.tables[table].stream.id.clone(),
-                        what: format!("partition {} was attached, with the rows that it had", relation.name),
-                    }));
-                }
-                self.by_oid.insert(relation.oid, (table, Part::Partition));
-                return Ok(Ok(Some((table, Part::Partition))));
+            let Some((table, _)) = self.by_oid.get(&row.get(0)).copied() else { continue };
+            if !row.get::<_, bool>(1) {
+                let what = format!("partition {} was attached, with the rows that it had", relation.name);
+                return Ok(Known::Changed { table, what });
             }
+            self.by_oid.insert(relation.oid, (table, Part::Partition));
+            return Ok(self.map(relation, table, Part::Partition, commit));
         }
-        // Not, or no longer, one of ours. If it might have been a partition, its changes would be missed.
+        self.former(relation, commit).await
+    }
+
+    /// What a table is that is no partition any more: published by itself it was none, otherwise it was one when its
+    /// rows were written. Whose it was the catalog no longer says.
+    async fn former(&self, relation: &Relation<'_>, commit: Lsn) -> Result<Known> {
+        let sql = "SELECT FROM pg_catalog.pg_publication p WHERE p.pubname::text = ANY ($1) AND (p.puballtables OR EXISTS \
+            (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = $2))";
+        if !self.connection.rows(sql, &[&self.publications, &relation.oid]).await?.is_empty() {
+            return Ok(Known::Foreign);
+        }
         let names: HashSet<&str> = relation.columns.iter().map(|column| column.name).collect();
-        let origin = self.tables.iter().find(|table| {
-            let logged = |column: &&TableColumn| !column.generated;
-            table.partitioned
-                && table.columns.iter().filter(logged).all(|column| names.contains(column.wire.name.as_str()))
-        });
-        Ok(match origin {
-            Some(table) => Err(Change {
-                stream: table.stream.id.clone(),
-                what: format!("{} may have been a partition of it and is none any more", relation.name),
-            }),
-            None => Ok(None),
+        let origins: Vec<usize> = (0..self.tables.len())
+            .filter(|index| {
+                let table = &self.tables[*index];
+                let mut logged = table.columns.iter().filter(|column| !column.generated);
+                table.partitioned && logged.all(|column| names.contains(column.wire.name.as_str()))
+            })
+            .collect();
+        Ok(match origins.as_slice() {
+            [] => Known::Foreign,
+            [table] if self.tables[*table].stream.on_partition_change == OnPartitionChange::Keep => {
+                self.map(relation, *table, Part::Partition, commit)
+            }
+            [table, ..] => {
+                let what = format!("{} may have been a partition of it and is none any more", relation.name);
+                Known::Changed { table: *table, what }
+            }
         })
     }
 
@@ -213,19 +240,41 @@ impl Tables {
         }))
     }
 
-    fn map(&self, relation: &Relation<'_>, index: usize, part: Part, commit: Lsn) -> Result<Mapping, String> {
+    fn map(&self, relation: &Relation<'_>, table: usize, part: Part, commit: Lsn) -> Known {
+        match self.mapping(relation, table, part, commit < self.read_at) {
+            Ok(mapping) => Known::Mapped(mapping),
+            Err(what) => Known::Changed { table, what },
+        }
+    }
+
+    /// `older`: rows that were written before the catalog was read, so that it may be ahead of them.
+    fn mapping(
+        &self,
+        relation: &Relation<'_>,
+        index: usize,
+        part: Part,
+        older: bool,
+    ) -> Result<Mapping, String> {
         let table = &self.tables[index];
-        let older = commit < self.read_at;
         let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let mut values = Vec::with_capacity(table.columns.len());
-        for column in &table.columns {
+        for (number, column) in table.columns.iter().enumerate() {
             let name = &column.wire.name;
-            let value = position(name);
+            let mut value = position(name);
             match value.map(|at| relation.columns[at]) {
-                None if older || column.generated => {}
+                None if (older || column.generated) && !table.key.contains(&number) => {}
                 None => return Err(format!("column {name} was dropped")),
                 Some(logged) if logged.type_oid != column.type_oid => {
-                    return Err(format!("the type of column {name} changed"));
+                    if !older {
+                        return Err(format!("the type of column {name} changed"));
+                    }
+                    // A value of then that is none of now: the same as if there had been no such column.
+                    if !widens(logged.type_oid, column.type_oid) {
+                        if table.key.contains(&number) {
+                            return Err(format!("the type of column {name} changed"));
+                        }
+                        value = None;
+                    }
                 }
                 Some(logged) if logged.typmod != column.typmod && !older => {
                     return Err(format!("the type of column {name} changed"));
@@ -245,6 +294,19 @@ impl Tables {
         identity(table, relation)?;
         let part = part == Part::Partition;
         Ok(Mapping { table: index, values, filter, width: relation.columns.len(), part })
+    }
+}
+
+/// Whether the text of every value of a type is the same value of another one. OIDs as in `pg_type.dat`.
+fn widens(from: u32, to: u32) -> bool {
+    match from {
+        // int2, int4, int8
+        21 => matches!(to, 23 | 20 | 1700),
+        23 => matches!(to, 20 | 1700),
+        20 => to == 1700,
+        // name, text, varchar
+        19 | 25 | 1043 => matches!(to, 25 | 1043),
+        _ => false,
     }
 }
 

@@ -106,13 +106,19 @@ async fn a_slot_of_somebody_else_is_left_alone() {
 }
 
 /// Prepares under both policies and says why changes are lost.
-async fn lost(pipeline: &mut Pipeline, position: Position) -> String {
+#[track_caller]
+fn lost(pipeline: &mut Pipeline, position: Position) -> impl Future<Output = String> {
+    let caller = std::panic::Location::caller().line();
+    lost_from(caller, pipeline, position)
+}
+
+async fn lost_from(caller: u32, pipeline: &mut Pipeline, position: Position) -> String {
     let t = pipeline.stream("t", json!({})).await;
     let name = pipeline.names.0.clone();
     pipeline.reconfigured(json!({"on_slot_lost": "error"}));
     let before = pipeline.slot().await.map(|slot| slot["confirmed_flush_lsn"].clone());
     let prepared = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &position).await;
-    let error = prepared.expect_err(&format!("{position:?} is lost, with {before:?}"));
+    let error = prepared.expect_err(&format!("{position:?} is lost, with {before:?}, in line {caller}"));
     assert_eq!(error.kind(), ErrorKind::Source, "{error}");
     assert!(error.to_string().contains("are lost") && error.to_string().contains(&name), "{error}");
     assert!(error.remedy().unwrap().contains("on_slot_lost"));
@@ -150,7 +156,7 @@ async fn f04_f05_what_was_lost_is_said_or_read_again() {
         pipeline.make_slot("pgoutput").await;
         assert!(lost(&mut pipeline, position).await.contains("stands at"));
 
-        pipeline.db.run("INSERT INTO t VALUES (101, 1)").await;
+        pipeline.db.run("SET synchronous_commit = on; INSERT INTO t VALUES (101, 1)").await;
         let advance = format!("SELECT pg_replication_slot_advance('{name}', pg_current_wal_lsn())");
         pipeline.db.client.query(&advance, &[]).await.unwrap();
         let position = pipeline.position.clone();
@@ -181,7 +187,7 @@ async fn what_is_lost_before_or_while_it_is_read_is_an_error() {
         let mut pipeline = Pipeline::new(version, "runtime", TABLE).await;
         let followers = pipeline.begin(&[("t", json!({}))]).await;
         let request = pipeline.request(&followers, Until::Now);
-        pipeline.db.run("INSERT INTO t VALUES (100, 1)").await;
+        pipeline.db.run("SET synchronous_commit = on; INSERT INTO t VALUES (100, 1)").await;
         let name = pipeline.names.0.clone();
         let advance = format!("SELECT pg_replication_slot_advance('{name}', pg_current_wal_lsn())");
         pipeline.db.client.query(&advance, &[]).await.unwrap();

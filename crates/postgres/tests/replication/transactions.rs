@@ -1,9 +1,14 @@
 //! Transactions large and small, committed and not.
 
-use lakeward_core::Until;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Int32Type;
+use futures::StreamExt;
+use lakeward_core::{CdcDriver, ChangeEvent, ErrorKind, StreamPhase, Until};
 use serde_json::json;
 
-use super::support::{Pipeline, VERSIONS, small_context};
+use super::support::{Pipeline, VERSIONS, changes, small_context, within};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, pad text); CREATE TABLE u (LIKE t INCLUDING ALL);
     INSERT INTO t SELECT g, g, 'x' FROM generate_series(1, 1000) g";
@@ -77,6 +82,218 @@ async fn many_small_transactions_and_one_that_stays_open() {
         pipeline.db.run("COMMIT PREPARED 'lw_small'").await;
         pipeline.catch_up(&mut followers).await;
         pipeline.assert_same(&followers[0], "t").await;
+        pipeline.close().await;
+    }
+}
+
+#[tokio::test]
+async fn f14_transactions_in_progress_at_once_are_told_apart() {
+    for version in VERSIONS {
+        let mut pipeline = Pipeline::new(version, "interleaved", TABLE).await;
+        pipeline.db.set("logical_decoding_work_mem", "64kB").await;
+        let mut followers = pipeline.begin(&[("t", json!({})), ("u", json!({}))]).await;
+        let mut writers = Vec::new();
+        for _ in 0..4 {
+            let writer = pipeline.db.connect().await;
+            writer.batch_execute("BEGIN").await.unwrap();
+            writers.push(writer);
+        }
+        // Turn by turn, each with parts that are rolled back, at several depths.
+        for round in 0..6 {
+            for (n, writer) in writers.iter().enumerate() {
+                let first = (n * 1_000_000 + round * 10_000) + 10_000;
+                let insert = |table: &str, from: usize, pad: &str| {
+                    format!("INSERT INTO {table} SELECT g, g, repeat('{pad}', 60) FROM generate_series({from}, {}) g;", from + 1500)
+                };
+                let sql = format!(
+                    "{} SAVEPOINT a; {} SAVEPOINT b; {} RELEASE b; SAVEPOINT c; {} ROLLBACK TO c; SAVEPOINT d; UPDATE t SET n = {round} WHERE id BETWEEN {} AND {};",
+                    insert("t", first, "k"),
+                    insert("u", first, "m"),
+                    insert("t", first + 2000, "n"),
+                    insert("t", first + 4000, "lost"),
+                    first,
+                    first + 700,
+                );
+                let end = match round % 3 {
+                    0 => "ROLLBACK TO a; RELEASE a",
+                    1 => "RELEASE a",
+                    _ => "ROLLBACK TO d",
+                };
+                writer.batch_execute(&format!("{sql} {end}")).await.unwrap();
+            }
+        }
+        for (n, end) in [(2, "COMMIT"), (0, "ROLLBACK"), (3, "COMMIT"), (1, "COMMIT")] {
+            writers[n].batch_execute(end).await.unwrap();
+        }
+        let mut request = pipeline.request(&followers, Until::Now);
+        request.context = small_context(2 << 20);
+        let budget = request.context.budget.clone();
+        pipeline.read_into(request, &mut followers).await;
+        for (follower, table) in followers.iter().zip(["t", "u"]) {
+            assert!(follower.rows.len() > 10_000);
+            pipeline.assert_same(follower, table).await;
+        }
+        pipeline.cdc().post_cdc().await.unwrap();
+        assert_eq!(budget.available(), budget.total());
+        pipeline.close().await;
+    }
+}
+
+/// What the process has in memory, in MiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() >> 10
+}
+
+#[tokio::test]
+async fn f14_a_large_transaction_takes_no_more_memory_than_there_is() {
+    for version in VERSIONS {
+        for (streaming, memory) in [(true, "64kB"), (false, "1GB")] {
+            let mut pipeline = Pipeline::alone(version, "large", TABLE, json!({})).await;
+            pipeline.db.set("logical_decoding_work_mem", memory).await;
+            let followers = pipeline.begin(&[("t", json!({}))]).await;
+            pipeline.db.run("INSERT INTO t SELECT g, g, repeat(md5(g::text), 16) FROM generate_series(10001, 310000) g").await;
+            let mut request = pipeline.request(&followers, Until::Now);
+            request.context = small_context(4 << 20);
+            let budget = request.context.budget.clone();
+            let before = resident();
+            let mut events = pipeline.read_with(request).await.unwrap();
+            let (mut rows, mut most, mut last) = (0, 0, 10_000);
+            while let Some(event) = within(events.next()).await {
+                if let ChangeEvent::Changes(_, batch) = event.unwrap() {
+                    let ids = batch.rows.column(0).as_primitive::<Int32Type>();
+                    assert_eq!(ids.value(0), last + 1);
+                    last = ids.value(ids.len() - 1);
+                    rows += batch.rows.num_rows();
+                }
+                most = most.max(resident().saturating_sub(before));
+            }
+            assert_eq!(rows, 300_000);
+            // It is 160 MB in the log.
+            assert!(most < 48, "{version}, streaming {streaming}: {most} MiB");
+            drop(events);
+            pipeline.cdc().post_cdc().await.unwrap();
+            assert_eq!(budget.available(), budget.total());
+            pipeline.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn f55_a_slow_consumer_is_not_taken_for_dead() {
+    let work = VERSIONS.map(|version| async move {
+        let mut pipeline = Pipeline::new(version, "slow", TABLE).await;
+        pipeline.db.set("wal_sender_timeout", "2s").await;
+        let mut followers = pipeline.begin(&[("t", json!({})), ("u", json!({}))]).await;
+        for n in 0..20 {
+            let sql = format!("INSERT INTO t SELECT g, g, repeat('x', 200) FROM generate_series({0}, {0} + 4999) g", 10_000 * (n + 1));
+            pipeline.db.run(&sql).await;
+        }
+        let mut request = pipeline.request(&followers, Until::Now);
+        request.context = small_context(1 << 20);
+        let mut events = pipeline.read_with(request).await.unwrap();
+        let mut slept = 0;
+        while let Some(event) = within(events.next()).await {
+            match event.unwrap() {
+                ChangeEvent::Changes(_, batch) => followers[0].rows.extend(changes(&batch)),
+                ChangeEvent::Boundary(boundary) => {
+                    // One of the waits is longer than the server's patience.
+                    if slept < 2 {
+                        slept += 1;
+                        tokio::time::sleep(Duration::from_secs(5)).await;
+                    }
+                    pipeline.cdc().release(&boundary.position).await.unwrap();
+                }
+                ChangeEvent::Changed { what, .. } => panic!("{what}"),
+            }
+        }
+        assert_eq!(slept, 2);
+        pipeline.assert_same(&followers[0], "t").await;
+        // At rest for longer than that, too.
+        let mut events = pipeline.read_with(pipeline.request(&followers, Until::Forever)).await.unwrap();
+        let id = followers[1].stream.id.clone();
+        pipeline.cdc().enter_phase(&id, StreamPhase::Opening).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let position = followers[1].position.clone();
+        pipeline.cdc().enter_phase(&id, StreamPhase::Open { position, generation: 1 }).await.unwrap();
+        pipeline.db.run("INSERT INTO u VALUES (1, 1, 'x')").await;
+        loop {
+            if let ChangeEvent::Changes(stream, batch) = within(events.next()).await.unwrap().unwrap()
+                && stream == id
+            {
+                assert_eq!(batch.rows.num_rows(), 1);
+                break;
+            }
+        }
+        drop(events);
+        pipeline.close().await;
+    });
+    futures::future::join_all(work).await;
+}
+
+#[tokio::test]
+async fn f51_a_session_that_is_ended_may_be_tried_again() {
+    for version in VERSIONS {
+        let mut pipeline = Pipeline::new(version, "ended", TABLE).await;
+        let mut followers = pipeline.begin(&[("t", json!({}))]).await;
+        pipeline.db.run("UPDATE t SET n = 0 WHERE id = 1").await;
+        let mut events = pipeline.read_with(pipeline.request(&followers, Until::Forever)).await.unwrap();
+        let first = within(events.next()).await.unwrap().unwrap();
+        assert!(matches!(first, ChangeEvent::Changes(..)));
+        let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
+        pipeline.db.client.query(sql, &[&pipeline.names.0]).await.unwrap();
+        let error = loop {
+            match within(events.next()).await.expect("it ends with an error") {
+                Ok(ChangeEvent::Boundary(_)) => {}
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+        assert!(within(events.next()).await.is_none());
+        drop(events);
+        // Nothing of it was committed: it comes again.
+        pipeline.catch_up(&mut followers).await;
+        assert_eq!(followers[0].ops(1000), "u");
+        pipeline.assert_same(&followers[0], "t").await;
+        pipeline.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reading_that_nobody_takes_from_ends_when_it_is_cancelled() {
+    for version in VERSIONS {
+        let mut pipeline = Pipeline::new(version, "cancelled", TABLE).await;
+        let followers = pipeline.begin(&[("t", json!({}))]).await;
+        pipeline.db.run("INSERT INTO t SELECT g, g, repeat('x', 200) FROM generate_series(10000, 60000) g").await;
+        for drops in [false, true] {
+            let mut request = pipeline.request(&followers, Until::Forever);
+            request.context = small_context(1 << 20);
+            let (cancel, budget) = (request.context.cancel.clone(), request.context.budget.clone());
+            let mut events = pipeline.read_with(request).await.unwrap();
+            within(events.next()).await.unwrap().unwrap();
+            if drops {
+                drop(events);
+            } else {
+                cancel.cancel();
+                let error = loop {
+                    match within(events.next()).await.expect("it says why it ends") {
+                        Ok(_) => {}
+                        Err(error) => break error,
+                    }
+                };
+                assert_eq!(error.kind(), ErrorKind::Cancelled);
+                drop(events);
+            }
+            within(pipeline.cdc().post_cdc()).await.unwrap();
+            within(async {
+                while budget.available() < budget.total() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .await;
+        }
         pipeline.close().await;
     }
 }
