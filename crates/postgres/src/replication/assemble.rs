@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use lakeward_core::{Error, OnPartitionChange, Op, Sequence, StreamPhase};
 
-use super::batches::{Batches, Stamp};
+use super::batches::{Batches, Stamp, Unsent};
 use super::lsn::{LogPosition, Lsn};
 use super::pgoutput::{Body, OldTuple, Relation, Relations, Tuple, Value};
 use super::phases::Phases;
@@ -140,15 +140,15 @@ fn mapped<'t>(
     commit: Lsn,
     relation: u32,
 ) -> Result<Option<(&'t Mapping, u32)>, Halt> {
-    let generation = |table: usize| open[table].filter(|(from, _)| commit >= *from).map(|(_, generation)| generation);
+    let generation =
+        |table: usize| open[table].filter(|(from, _)| commit >= *from).map(|(_, generation)| generation);
     match tables.known(relation) {
         Known::Foreign => Ok(None),
         Known::Mapped(mapping) => Ok(generation(mapping.table).map(|generation| (mapping, generation))),
         Known::Changed { table, .. } if generation(*table).is_none() => Ok(None),
-        Known::Changed { table, what } => Err(Halt::Changed(Change {
-            stream: tables.tables[*table].stream.id.clone(),
-            what: what.clone(),
-        })),
+        Known::Changed { table, what } => {
+            Err(Halt::Changed(Change { stream: tables.tables[*table].stream.id.clone(), what: what.clone() }))
+        }
     }
 }
 
@@ -219,7 +219,8 @@ impl Assembler {
         let first = self.transaction.ordinal + 1;
         // An update of the log is two rows where its key changes; whether it does must not matter to what follows.
         self.transaction.ordinal += if kind == Kind::Update { 2 } else { 1 };
-        let Some((mapping, generation)) = mapped(&self.tables, &self.open, self.transaction.commit, relation)?
+        let Some((mapping, generation)) =
+            mapped(&self.tables, &self.open, self.transaction.commit, relation)?
         else {
             return Ok(());
         };
@@ -298,7 +299,7 @@ impl Assembler {
                 return Err(Halt::Changed(Change { stream: stream.id.clone(), what }));
             }
             let mut emit = Emit { tables, batches, transaction: *transaction, generation, size: 0 };
-            emit.push(index, Op::Truncate, ordinal, |_| None, &[], None)?;
+            emit.push(index, Op::Truncate, ordinal, |_| None, Unsent::default())?;
         }
         Ok(())
     }
@@ -330,21 +331,20 @@ impl Emit<'_> {
         op: Op,
         ordinal: u64,
         value: impl FnMut(usize) -> Option<&'m [u8]>,
-        unchanged: &[usize],
-        wanted: Option<Vec<Vec<u8>>>,
+        unsent: Unsent<'_>,
     ) -> Result<(), Halt> {
         let stamp = Stamp {
             op,
             sequence: Sequence { epoch: self.generation, position: self.transaction.commit.0, ordinal },
             commit_ts: self.transaction.commit_ts,
         };
-        Ok(self.batches.push(self.tables, table, stamp, self.size, value, unchanged, wanted)?)
+        Ok(self.batches.push(self.tables, table, stamp, self.size, value, unsent)?)
     }
 
     fn insert(mut self, row: &Row<'_, '_>, ordinal: u64) -> Result<(), Halt> {
         if row.passes() == Some(true) {
             let value = |column| text(row.value(column));
-            self.push(row.mapping.table, Op::Create, ordinal, value, &[], None)?;
+            self.push(row.mapping.table, Op::Create, ordinal, value, Unsent::default())?;
         }
         Ok(())
     }
@@ -357,7 +357,7 @@ impl Emit<'_> {
         let value = |column: usize| {
             (key.is_empty() || key.contains(&column)).then(|| text(row.old_value(column))).flatten()
         };
-        self.push(row.mapping.table, Op::Delete, ordinal, value, &[], None)
+        self.push(row.mapping.table, Op::Delete, ordinal, value, Unsent::default())
     }
 
     fn update(mut self, row: &Row<'_, '_>, ordinal: u64) -> Result<(), Halt> {
@@ -366,10 +366,22 @@ impl Emit<'_> {
         if key.is_empty() {
             // Without a key a row is known by all of it.
             if row.old_passes() {
-                self.push(table, Op::Delete, ordinal, |column| text(row.old_value(column)), &[], None)?;
+                self.push(
+                    table,
+                    Op::Delete,
+                    ordinal,
+                    |column| text(row.old_value(column)),
+                    Unsent::default(),
+                )?;
             }
             if row.passes() == Some(true) {
-                self.push(table, Op::Create, ordinal + 1, value, &row.unchanged(), None)?;
+                self.push(
+                    table,
+                    Op::Create,
+                    ordinal + 1,
+                    value,
+                    Unsent { columns: &row.unchanged(), key: None },
+                )?;
             }
             return Ok(());
         }
@@ -381,20 +393,21 @@ impl Emit<'_> {
         if moved {
             let old_key =
                 |column: usize| key.contains(&column).then(|| text(row.old_value(column))).flatten();
-            self.push(table, Op::Delete, ordinal, old_key, &[], None)?;
+            self.push(table, Op::Delete, ordinal, old_key, Unsent::default())?;
         }
         if passes {
             let unchanged = row.unchanged();
             // Under a new key, or where the row may just have come through the filter, no earlier row has them.
             let new_to_reader = moved || row.table.filter.is_some();
             let wanted = (new_to_reader && !unchanged.is_empty()).then(|| row.key());
+            let unsent = Unsent { columns: &unchanged, key: wanted };
             let (op, ordinal) = if moved { (Op::Create, ordinal + 1) } else { (Op::Update, ordinal) };
-            self.push(table, op, ordinal, value, &unchanged, wanted)
+            self.push(table, op, ordinal, value, unsent)
         } else if moved {
             Ok(())
         } else {
             let key_only = |column: usize| key.contains(&column).then(|| text(row.value(column))).flatten();
-            self.push(table, Op::Delete, ordinal, key_only, &[], None)
+            self.push(table, Op::Delete, ordinal, key_only, Unsent::default())
         }
     }
 }

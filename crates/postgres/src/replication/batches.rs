@@ -35,6 +35,15 @@ pub(super) struct Stamp {
     pub(super) commit_ts: i64,
 }
 
+/// What the source did not send of a row.
+#[derive(Debug, Default)]
+pub(super) struct Unsent<'a> {
+    /// Columns.
+    pub(super) columns: &'a [usize],
+    /// The row's key, where their values are to be looked up.
+    pub(super) key: Option<Vec<Vec<u8>>>,
+}
+
 /// The rows of one stream since its last batch.
 struct Open {
     decoder: RowDecoder,
@@ -139,8 +148,7 @@ impl Batches {
         Ok(())
     }
 
-    /// Puts in a row. `value` gives its values by column of the stream, `unchanged` names those that were not
-    /// sent, and `wanted` asks for them to be looked up by the row's key.
+    /// Puts in a row that took `size` bytes in the log. `value` gives its values by column of the stream.
     pub(super) fn push<'a>(
         &mut self,
         tables: &Tables,
@@ -148,8 +156,7 @@ impl Batches {
         stamp: Stamp,
         size: usize,
         value: impl FnMut(usize) -> Option<&'a [u8]>,
-        unchanged: &[usize],
-        wanted: Option<Vec<Vec<u8>>>,
+        unsent: Unsent<'_>,
     ) -> Result<()> {
         let table = &tables.tables[index];
         self.charge(tables, size + ROW)?;
@@ -162,9 +169,9 @@ impl Batches {
         open.ops.extend_from_slice(stamp.op.as_str().as_bytes());
         push_sequence(&mut open.sequences, stamp.sequence);
         open.times.push(stamp.commit_ts);
-        open.unchanged.extend(unchanged.iter().map(|column| (row, *column)));
-        if let Some(key) = wanted {
-            open.wanted.push(Wanted { row, key, columns: unchanged.to_vec() });
+        open.unchanged.extend(unsent.columns.iter().map(|column| (row, *column)));
+        if let Some(key) = unsent.key {
+            open.wanted.push(Wanted { row, key, columns: unsent.columns.to_vec() });
         }
         open.bytes += size + ROW;
         if open.bytes >= self.outlet.context.batch_bytes { self.flush_one(tables, index) } else { Ok(()) }

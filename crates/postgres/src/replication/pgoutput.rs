@@ -200,9 +200,7 @@ pub fn parse(message: &[u8], streaming: bool) -> Result<Message<'_>> {
         _ => None,
     };
     let body = match tag {
-        b'B' => {
-            Body::Begin { commit_lsn: rest.u64()?, commit_ts: rest.time()?, xid: rest.u32()? }
-        }
+        b'B' => Body::Begin { commit_lsn: rest.u64()?, commit_ts: rest.time()?, xid: rest.u32()? },
         b'C' => {
             rest.u8()?;
             let (commit_lsn, end_lsn) = (rest.u64()?, rest.u64()?);

@@ -12,7 +12,8 @@ use crate::sql;
 
 const VIA_ROOT_VERSION: u32 = 13;
 const TRUNCATE_VERSION: u32 = 11;
-const GENERATED_VERSION: u32 = 18;
+/// From here on stored generated columns are in the log.
+pub(crate) const GENERATED_VERSION: u32 = 18;
 
 /// A table's place in a publication.
 #[derive(Debug, Clone)]
@@ -195,7 +196,9 @@ pub(crate) async fn check<'a>(
         };
         let (name, table): (&str, _) = (row.get(0), sql::qualified(&id.namespace, &id.name));
         let name = sql::ident(name);
-        let remedy = format!("ALTER PUBLICATION {name} DROP TABLE {table}; ALTER PUBLICATION {name} ADD TABLE {table};");
+        let remedy = format!(
+            "ALTER PUBLICATION {name} DROP TABLE {table}; ALTER PUBLICATION {name} ADD TABLE {table};"
+        );
         return refuse(row.get(0), format!("the publication has {what} for the stream"), remedy)
             .map_err(|error: Error| error.at("stream", &id));
     }

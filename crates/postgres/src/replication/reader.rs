@@ -15,6 +15,8 @@ use crate::wire::{LogMessage, LogReader};
 
 /// How often the server is asked how far it is while an end is waited for.
 const ASK: Duration = Duration::from_millis(200);
+/// How often it is asked where its log ends.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The half of a reading that has the socket.
 pub(super) struct Reader {
@@ -47,6 +49,8 @@ pub(super) struct Work {
     source: Lsn,
     committed_at: Option<i64>,
     asked_at: Option<Instant>,
+    /// When the source's end was looked at.
+    looked_at: Instant,
     ended: bool,
 }
 
@@ -127,6 +131,7 @@ impl Work {
             source: start.from.max(read_at),
             committed_at: None,
             asked_at: None,
+            looked_at: Instant::now(),
             ended: false,
         }
     }
@@ -156,6 +161,11 @@ impl Work {
     fn come_to_boundary(&mut self) -> Result<(), Halt> {
         let Assembler { tables, batches, .. } = &mut self.assembler;
         batches.settle(tables)?;
+        // A keepalive says how far the server has sent, not how far there is to go.
+        if self.looked_at.elapsed() >= LOOK {
+            self.source = self.source.max(batches.outlet().wait(tables.log_end())?);
+            self.looked_at = Instant::now();
+        }
         let source = self.source.max(self.position);
         batches.outlet().send(ChangeEvent::Boundary(Boundary {
             position: self.pipeline.at(self.position).to_position(),

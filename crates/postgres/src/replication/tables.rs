@@ -157,6 +157,14 @@ impl Tables {
         self.read_at
     }
 
+    /// Up to where the log could be read now.
+    pub(super) async fn log_end(&self) -> Result<Lsn> {
+        // CASE keeps a standby from calling what only a primary may.
+        let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+            ELSE pg_current_wal_flush_lsn() END::text";
+        self.connection.row(sql, &[]).await?.get::<_, &str>(0).parse()
+    }
+
     /// Takes note of a table as the log describes it, in a transaction that was committed at `commit`.
     pub(super) async fn note(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<()> {
         let known = match self.by_oid.get(&relation.oid).copied() {

@@ -51,7 +51,12 @@ async fn large_values_that_do_not_change_are_never_lost() {
         );
         let mut pipeline = Pipeline::new(version, "toast", &sql).await;
         let mut followers = pipeline
-            .begin(&[("t", json!({})), ("whole", json!({})), ("bare", json!({})), ("part", json!({"filter": "n > 5"}))])
+            .begin(&[
+                ("t", json!({})),
+                ("whole", json!({})),
+                ("bare", json!({})),
+                ("part", json!({"filter": "n > 5"})),
+            ])
             .await;
         assert_eq!(followers[1].stream.key, ["id"]);
         assert!(followers[2].stream.key.is_empty());

@@ -72,7 +72,13 @@ async fn a_reading_begins_exactly_where_the_last_boundary_was() {
         let mut followers = pipeline.begin(&[("t", json!({}))]).await;
         let before = followers[0].rows.len();
         for n in 0..20 {
-            pipeline.db.run(&format!("UPDATE t SET n = -{n} WHERE id <= 2; INSERT INTO t VALUES ({}, 1)", 10_000 + n)).await;
+            pipeline
+                .db
+                .run(&format!(
+                    "UPDATE t SET n = -{n} WHERE id <= 2; INSERT INTO t VALUES ({}, 1)",
+                    10_000 + n
+                ))
+                .await;
         }
         let first = pipeline.position.clone();
         pipeline.catch_up(&mut followers).await;
@@ -147,8 +153,7 @@ async fn idle_boundaries_move_and_release_the_log() {
         drop(events);
         pipeline.cdc().post_cdc().await.unwrap();
         let sql = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
-        let confirmed: String =
-            pipeline.db.client.query_one(sql, &[&pipeline.names.0]).await.unwrap().get(0);
+        let confirmed: String = pipeline.db.client.query_one(sql, &[&pipeline.names.0]).await.unwrap().get(0);
         assert_eq!(last.0["lsn"], confirmed);
         let lag = pipeline.cdc().lag(&last).await.unwrap();
         assert!(lag.retained_bytes.is_some());
@@ -159,7 +164,9 @@ async fn idle_boundaries_move_and_release_the_log() {
 #[tokio::test]
 async fn the_reader_rests_while_a_stream_opens() {
     for version in VERSIONS {
-        let sql = format!("{TABLE}; CREATE TABLE late (id int PRIMARY KEY, n int); INSERT INTO late SELECT g, g FROM generate_series(1, 100) g");
+        let sql = format!(
+            "{TABLE}; CREATE TABLE late (id int PRIMARY KEY, n int); INSERT INTO late SELECT g, g FROM generate_series(1, 100) g"
+        );
         let mut pipeline = Pipeline::new(version, "phases", &sql).await;
         let mut followers = pipeline.begin(&[("t", json!({}))]).await;
         let late = pipeline.stream("late", json!({})).await;
@@ -204,7 +211,11 @@ async fn the_reader_rests_while_a_stream_opens() {
             }
             of_t += seen
                 .drain(..)
-                .map(|event| if let ChangeEvent::Changes(_, batch) = event { batch.rows.num_rows() } else { 0 })
+                .map(
+                    |event| {
+                        if let ChangeEvent::Changes(_, batch) = event { batch.rows.num_rows() } else { 0 }
+                    },
+                )
                 .sum::<usize>();
         }
         // What was before the snapshot is in it, and only there.

@@ -70,8 +70,18 @@ const CASES: &[(&str, &str, &str, bool)] = &[
     ("using", "ALTER TABLE t ALTER b TYPE int USING length(b)", "type of column b changed", true),
     ("limit", "ALTER TABLE t ALTER b TYPE varchar(5)", "type of column b changed", true),
     ("readd", "ALTER TABLE t DROP b, ADD b text", "column b is another one", false),
-    ("key", "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, a)", "replica identity changed", false),
-    ("index", "ALTER TABLE t ALTER a SET NOT NULL; CREATE UNIQUE INDEX i ON t (a); ALTER TABLE t REPLICA IDENTITY USING INDEX i", "replica identity changed", false),
+    (
+        "key",
+        "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, a)",
+        "replica identity changed",
+        false,
+    ),
+    (
+        "index",
+        "ALTER TABLE t ALTER a SET NOT NULL; CREATE UNIQUE INDEX i ON t (a); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
+        "replica identity changed",
+        false,
+    ),
 ];
 
 #[tokio::test]
@@ -83,7 +93,13 @@ async fn f11_f12_a_stream_that_changed_while_it_was_read_is_told_before_its_rows
             let writer = pipeline.db.connect().await;
             let sql = format!(
                 "INSERT INTO t VALUES (10, 10, 'y'); UPDATE t SET id = 11 WHERE id = 10; {ddl}; INSERT INTO t (id, {}) VALUES (12, {})",
-                if *name == "rename" { "z" } else if *name == "drop" { "b" } else { "a" },
+                if *name == "rename" {
+                    "z"
+                } else if *name == "drop" {
+                    "b"
+                } else {
+                    "a"
+                },
                 if *name == "drop" { "'1'" } else { "12" },
             );
             let work = tokio::spawn(async move {
@@ -148,8 +164,15 @@ async fn f11_f13_what_was_read_again_behind_a_change_does_not_meet_it() {
         let detach = "ALTER TABLE p DETACH PARTITION p2; DROP TABLE p2";
         let cases = CASES.iter().map(|(name, ddl, ..)| (*name, "t", *ddl));
         for (name, table, ddl) in cases.chain([("attach", "p", attach), ("detach", "p", detach)]) {
-            let mut pipeline = Pipeline::new(version, &format!("behind_{name}"), &format!("{TABLE}; {}", PARTS.replace("calm", "still"))).await;
-            let mut followers = pipeline.begin(&[(table, json!({"on_partition_change": "resnapshot"})), ("calm", json!({}))]).await;
+            let mut pipeline = Pipeline::new(
+                version,
+                &format!("behind_{name}"),
+                &format!("{TABLE}; {}", PARTS.replace("calm", "still")),
+            )
+            .await;
+            let mut followers = pipeline
+                .begin(&[(table, json!({"on_partition_change": "resnapshot"})), ("calm", json!({}))])
+                .await;
             let row = if table == "t" { "10, 10, 'y'" } else { "150, 1" };
             pipeline.db.run(&format!("INSERT INTO {table} VALUES ({row}); DELETE FROM {table} WHERE id = 1; INSERT INTO calm VALUES (1)")).await;
             for statement in ddl.split(';') {
@@ -162,7 +185,10 @@ async fn f11_f13_what_was_read_again_behind_a_change_does_not_meet_it() {
             followers[0] = Follower { stream: followers[0].stream.clone(), position, rows, session };
             let before = followers[0].rows.len();
             let last = if table == "t" { 3 } else { 95 };
-            pipeline.db.run(&format!("DELETE FROM {table} WHERE id = {last}; INSERT INTO calm VALUES (2)")).await;
+            pipeline
+                .db
+                .run(&format!("DELETE FROM {table} WHERE id = {last}; INSERT INTO calm VALUES (2)"))
+                .await;
             let read = read(&mut pipeline, &mut followers, Until::Now).await;
             assert_eq!(read.changed, None, "{version}, {name}");
             assert_eq!(followers[0].ops(before), "d", "{version}, {name}");
@@ -176,7 +202,11 @@ async fn f11_f13_what_was_read_again_behind_a_change_does_not_meet_it() {
 #[tokio::test]
 async fn f13_rows_of_a_partition_that_went_before_they_were_read_follow_the_policy() {
     for version in VERSIONS {
-        for (policy, end) in [("keep", "DETACH PARTITION p2"), ("resnapshot", "DETACH PARTITION p2"), ("keep", "DETACH PARTITION p2; DROP TABLE p2")] {
+        for (policy, end) in [
+            ("keep", "DETACH PARTITION p2"),
+            ("resnapshot", "DETACH PARTITION p2"),
+            ("keep", "DETACH PARTITION p2; DROP TABLE p2"),
+        ] {
             let mut pipeline = Pipeline::new(version, "part_former", PARTS).await;
             let selection = json!({"on_partition_change": policy});
             let mut followers = pipeline.begin(&[("p", selection), ("calm", json!({}))]).await;
@@ -226,8 +256,13 @@ async fn f11_dropped_columns_leave_older_changes_whole() {
         assert_eq!(
             values,
             [
-                vec!["10", "-", "-"], vec!["11", "-", "-"], vec!["12", "-", "-"], vec!["13", "d", "-"],
-                vec!["14", "d", "e"], vec!["15", "d", "e15"], vec!["17", "d", "e"]
+                vec!["10", "-", "-"],
+                vec!["11", "-", "-"],
+                vec!["12", "-", "-"],
+                vec!["13", "d", "-"],
+                vec!["14", "d", "e"],
+                vec!["15", "d", "e15"],
+                vec!["17", "d", "e"]
             ]
         );
         pipeline.close().await;
@@ -257,7 +292,10 @@ async fn f05_a_table_that_was_dropped_and_made_again_is_another() {
         let gone = read(&mut pipeline, &mut followers, Until::Now).await;
         assert!(gone.changed.unwrap().contains("gone"));
         // Made again, the publication no longer has it.
-        pipeline.db.run("CREATE TABLE t (id int PRIMARY KEY, a int, b text); INSERT INTO t VALUES (1, 1, 'new')").await;
+        pipeline
+            .db
+            .run("CREATE TABLE t (id int PRIMARY KEY, a int, b text); INSERT INTO t VALUES (1, 1, 'new')")
+            .await;
         let prepared = pipeline.prepare(std::slice::from_ref(&stream)).await.unwrap();
         assert!(prepared.places.is_empty(), "{:?}", prepared.places);
         let (session, rows) = pipeline.snapshot(&stream).await;
@@ -282,7 +320,8 @@ async fn f10_truncates_stand_between_the_rows_of_several_tables() {
     for version in VERSIONS {
         let sql = format!("{TABLE}; CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t)");
         let mut pipeline = Pipeline::new(version, "truncates", &sql).await;
-        let mut followers = pipeline.begin(&[("t", json!({})), ("calm", json!({})), ("child", json!({}))]).await;
+        let mut followers =
+            pipeline.begin(&[("t", json!({})), ("calm", json!({})), ("child", json!({}))]).await;
         pipeline
             .db
             .run(
@@ -309,10 +348,26 @@ const PARTS: &str = "CREATE TABLE p (id int, n int, PRIMARY KEY (id)) PARTITION 
 async fn f13_partitions_that_come_and_go_while_they_are_read() {
     for version in VERSIONS {
         for (name, ddl, said) in [
-            ("made", "CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (200) TO (300); INSERT INTO p VALUES (200, 1)", None),
-            ("filled", "CREATE TABLE p3 (LIKE p INCLUDING ALL); INSERT INTO p3 VALUES (200, 1); ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM (200) TO (300); INSERT INTO p VALUES (201, 1)", Some("was attached")),
-            ("at_once", "BEGIN; CREATE TABLE p3 (LIKE p INCLUDING ALL); INSERT INTO p3 VALUES (200, 1); ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM (200) TO (300); INSERT INTO p VALUES (201, 1); COMMIT", Some("was attached")),
-            ("detached", "INSERT INTO p VALUES (1, 1); ALTER TABLE p DETACH PARTITION p2; INSERT INTO p2 VALUES (150, 1); INSERT INTO p VALUES (2, 2)", None),
+            (
+                "made",
+                "CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (200) TO (300); INSERT INTO p VALUES (200, 1)",
+                None,
+            ),
+            (
+                "filled",
+                "CREATE TABLE p3 (LIKE p INCLUDING ALL); INSERT INTO p3 VALUES (200, 1); ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM (200) TO (300); INSERT INTO p VALUES (201, 1)",
+                Some("was attached"),
+            ),
+            (
+                "at_once",
+                "BEGIN; CREATE TABLE p3 (LIKE p INCLUDING ALL); INSERT INTO p3 VALUES (200, 1); ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM (200) TO (300); INSERT INTO p VALUES (201, 1); COMMIT",
+                Some("was attached"),
+            ),
+            (
+                "detached",
+                "INSERT INTO p VALUES (1, 1); ALTER TABLE p DETACH PARTITION p2; INSERT INTO p2 VALUES (150, 1); INSERT INTO p VALUES (2, 2)",
+                None,
+            ),
             ("dropped", "INSERT INTO p VALUES (1, 1); DROP TABLE p2; INSERT INTO p VALUES (2, 2)", None),
         ] {
             let mut pipeline = Pipeline::new(version, &format!("part_{name}"), PARTS).await;
@@ -322,7 +377,8 @@ async fn f13_partitions_that_come_and_go_while_they_are_read() {
             let work = tokio::spawn(async move {
                 tokio::time::sleep(std::time::Duration::from_millis(400)).await;
                 // Each by itself, but for those of one transaction.
-                let statements: Vec<&str> = if ddl.starts_with("BEGIN") { vec![&ddl] } else { ddl.split(';').collect() };
+                let statements: Vec<&str> =
+                    if ddl.starts_with("BEGIN") { vec![&ddl] } else { ddl.split(';').collect() };
                 for statement in statements {
                     writer.batch_execute(statement).await.unwrap();
                 }
@@ -331,14 +387,21 @@ async fn f13_partitions_that_come_and_go_while_they_are_read() {
             let read = read(&mut pipeline, &mut followers, Until::Forever).await;
             work.await.unwrap();
             match said {
-                Some(said) => assert!(read.changed.as_deref().is_some_and(|what| what.contains(said)), "{version}, {name}: {read:?}"),
+                Some(said) => assert!(
+                    read.changed.as_deref().is_some_and(|what| what.contains(said)),
+                    "{version}, {name}: {read:?}"
+                ),
                 None => {
                     assert_eq!(read.changed, None, "{version}, {name}");
                     // Rows of a partition that went are kept: nothing in the log says that they went.
-                    let kept: Vec<_> = followers[0].latest().into_iter().filter(|row| {
-                        let id: i32 = row[0].as_deref().unwrap().parse().unwrap();
-                        matches!(name, "made") || id < 100
-                    }).collect();
+                    let kept: Vec<_> = followers[0]
+                        .latest()
+                        .into_iter()
+                        .filter(|row| {
+                            let id: i32 = row[0].as_deref().unwrap().parse().unwrap();
+                            matches!(name, "made") || id < 100
+                        })
+                        .collect();
                     let sql = "SELECT count(*) FROM p";
                     assert_eq!(kept.len() as i64, pipeline.db.number(sql).await, "{version}, {name}");
                 }
@@ -403,8 +466,16 @@ async fn f08_identities_that_no_log_could_name_rows_by_are_refused() {
         // Refused once more when it joins: it may have changed since it was described.
         let good = pipeline.stream("good", json!({})).await;
         pipeline.db.run("CREATE TABLE other (id int PRIMARY KEY, u int); ALTER PUBLICATION lw_identities DROP TABLE good; ALTER TABLE good REPLICA IDENTITY NOTHING").await;
+        let findings = pipeline.driver.check(std::slice::from_ref(&good)).await.unwrap();
+        assert!(
+            findings.iter().any(|finding| finding.message.contains("REPLICA IDENTITY NOTHING")),
+            "{findings:?}"
+        );
         let error = pipeline.driver.begin_backfill(&good).await.unwrap_err();
-        assert!(error.to_string().contains("REPLICA IDENTITY") || error.to_string().contains("key"), "{error}");
+        assert!(
+            error.to_string().contains("REPLICA IDENTITY") || error.to_string().contains("key"),
+            "{error}"
+        );
         // The application's statements never failed for us.
         pipeline.db.run("UPDATE good SET id = 9 WHERE id = 1").await;
         pipeline.close().await;

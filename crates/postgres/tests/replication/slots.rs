@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::support::{Pipeline, VERSIONS, drop_slot, within};
 
-const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 10) g;
+const TABLE: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 10) g;
     CREATE TABLE u (LIKE t INCLUDING ALL)";
 
 impl Pipeline {
@@ -46,10 +47,19 @@ async fn what_was_only_intended_is_made_again() {
         let intent = pipeline.position.clone();
         assert_eq!(pipeline.cdc().intent("0123456789"), intent);
         let short = pipeline.db.driver().intent("01234567-89AB");
-        assert_eq!((&short.0["slot"], &short.0["publication"]), (&json!("lakeward_01234567"), &json!("lakeward_01234567")));
+        assert_eq!(
+            (&short.0["slot"], &short.0["publication"]),
+            (&json!("lakeward_01234567"), &json!("lakeward_01234567"))
+        );
         // A crash left the slot, and one publication of two.
         pipeline.make_slot("pgoutput").await;
-        pipeline.db.run(&format!("CREATE PUBLICATION {} FOR TABLE u; INSERT INTO t VALUES (11, 11)", pipeline.names.1)).await;
+        pipeline
+            .db
+            .run(&format!(
+                "CREATE PUBLICATION {} FOR TABLE u; INSERT INTO t VALUES (11, 11)",
+                pipeline.names.1
+            ))
+            .await;
         let left = pipeline.slot().await.unwrap();
         let t = pipeline.stream("t", json!({})).await;
         let prepared = pipeline.prepare(std::slice::from_ref(&t)).await.unwrap();
@@ -79,7 +89,8 @@ async fn a_slot_of_somebody_else_is_left_alone() {
         let t = pipeline.stream("t", json!({})).await;
         let elsewhere = super::super::server::Database::connect_admin(version).await;
         let physical = format!("SELECT pg_create_physical_replication_slot('{name}')");
-        let two_phase = format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)");
+        let two_phase =
+            format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)");
         let other = format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')");
         for (client, sql, why) in [
             (&pipeline.db.client, physical, "pgoutput"),
@@ -286,14 +297,26 @@ async fn a_publication_that_would_hide_changes_is_refused() {
         pipeline.db.run(&format!("CREATE PUBLICATION {name} FOR TABLE t")).await;
         pipeline.make_slot("pgoutput").await;
         for (change, why, back) in [
-            (format!("ALTER PUBLICATION {name} SET (publish = 'insert, update')"), "publish",
-             format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')")),
-            (format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true)"), "publish_via_partition_root",
-             format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = false)")),
-            (format!("ALTER PUBLICATION {name} SET TABLE t WHERE (id > 5)"), "row filter",
-             format!("ALTER PUBLICATION {name} SET TABLE t")),
-            (format!("ALTER PUBLICATION {name} SET TABLE t (id)"), "column list",
-             format!("ALTER PUBLICATION {name} SET TABLE t")),
+            (
+                format!("ALTER PUBLICATION {name} SET (publish = 'insert, update')"),
+                "publish",
+                format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')"),
+            ),
+            (
+                format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true)"),
+                "publish_via_partition_root",
+                format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = false)"),
+            ),
+            (
+                format!("ALTER PUBLICATION {name} SET TABLE t WHERE (id > 5)"),
+                "row filter",
+                format!("ALTER PUBLICATION {name} SET TABLE t"),
+            ),
+            (
+                format!("ALTER PUBLICATION {name} SET TABLE t (id)"),
+                "column list",
+                format!("ALTER PUBLICATION {name} SET TABLE t"),
+            ),
         ] {
             pipeline.db.run(&change).await;
             let error = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &intent).await.unwrap_err();
@@ -307,7 +330,10 @@ async fn a_publication_that_would_hide_changes_is_refused() {
         pipeline.make_slot("pgoutput").await;
         let mut followers = pipeline.begin(&[("t", json!({}))]).await;
         let prepared = pipeline.prepare(&[t]).await.unwrap();
-        assert_eq!(prepared.places, [(followers[0].stream.id.clone(), followers[0].session.fingerprint.log.clone())]);
+        assert_eq!(
+            prepared.places,
+            [(followers[0].stream.id.clone(), followers[0].session.fingerprint.log.clone())]
+        );
         pipeline.db.run("INSERT INTO t VALUES (12, 12); INSERT INTO u VALUES (1, 1)").await;
         pipeline.catch_up(&mut followers).await;
         pipeline.assert_same(&followers[0], "t").await;
@@ -363,7 +389,10 @@ async fn a_stream_that_left_comes_back_to_another_place() {
         assert!(both.places.contains(&(u.id.clone(), session.fingerprint.log.clone())));
 
         // Somebody took it out and put it back: the same table, another place.
-        pipeline.db.run("ALTER PUBLICATION lw_detach DROP TABLE t; ALTER PUBLICATION lw_detach ADD TABLE t").await;
+        pipeline
+            .db
+            .run("ALTER PUBLICATION lw_detach DROP TABLE t; ALTER PUBLICATION lw_detach ADD TABLE t")
+            .await;
         let moved = pipeline.prepare(&[t.clone(), u.clone()]).await.unwrap();
         let place = |of: &[(lakeward_core::StreamId, String)]| of.iter().find(|(id, _)| *id == t.id).cloned();
         assert_ne!(place(&moved.places), place(&both.places));

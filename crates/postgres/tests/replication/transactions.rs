@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::datatypes::Int32Type;
 use futures::StreamExt;
-use lakeward_core::{CdcDriver, ChangeEvent, ErrorKind, StreamPhase, Until};
+use lakeward_core::{ChangeEvent, ErrorKind, StreamPhase, Until};
 use serde_json::json;
 
 use super::support::{Pipeline, VERSIONS, changes, small_context, within};
 
-const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, pad text); CREATE TABLE u (LIKE t INCLUDING ALL);
+const TABLE: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, n int, pad text); CREATE TABLE u (LIKE t INCLUDING ALL);
     INSERT INTO t SELECT g, g, 'x' FROM generate_series(1, 1000) g";
 
 #[tokio::test]
@@ -24,7 +25,13 @@ async fn what_was_rolled_back_leaves_nothing_in_streamed_transactions() {
         };
         let other = pipeline.db.connect().await;
         // Two at once, one of which is never committed; tables seen first in a part that is rolled back.
-        other.batch_execute(&format!("BEGIN; {} SAVEPOINT a; UPDATE t SET n = 0 WHERE id > 55000;", large(50_000, 60_000, "o"))).await.unwrap();
+        other
+            .batch_execute(&format!(
+                "BEGIN; {} SAVEPOINT a; UPDATE t SET n = 0 WHERE id > 55000;",
+                large(50_000, 60_000, "o")
+            ))
+            .await
+            .unwrap();
         pipeline
             .db
             .run(&format!(
@@ -103,7 +110,10 @@ async fn f14_transactions_in_progress_at_once_are_told_apart() {
             for (n, writer) in writers.iter().enumerate() {
                 let first = (n * 1_000_000 + round * 10_000) + 10_000;
                 let insert = |table: &str, from: usize, pad: &str| {
-                    format!("INSERT INTO {table} SELECT g, g, repeat('{pad}', 60) FROM generate_series({from}, {}) g;", from + 1500)
+                    format!(
+                        "INSERT INTO {table} SELECT g, g, repeat('{pad}', 60) FROM generate_series({from}, {}) g;",
+                        from + 1500
+                    )
                 };
                 let sql = format!(
                     "{} SAVEPOINT a; {} SAVEPOINT b; {} RELEASE b; SAVEPOINT c; {} ROLLBACK TO c; SAVEPOINT d; UPDATE t SET n = {round} WHERE id BETWEEN {} AND {};",
@@ -187,7 +197,10 @@ async fn f55_a_slow_consumer_is_not_taken_for_dead() {
         pipeline.db.set("wal_sender_timeout", "2s").await;
         let mut followers = pipeline.begin(&[("t", json!({})), ("u", json!({}))]).await;
         for n in 0..20 {
-            let sql = format!("INSERT INTO t SELECT g, g, repeat('x', 200) FROM generate_series({0}, {0} + 4999) g", 10_000 * (n + 1));
+            let sql = format!(
+                "INSERT INTO t SELECT g, g, repeat('x', 200) FROM generate_series({0}, {0} + 4999) g",
+                10_000 * (n + 1)
+            );
             pipeline.db.run(&sql).await;
         }
         let mut request = pipeline.request(&followers, Until::Now);
@@ -266,7 +279,10 @@ async fn a_reading_that_nobody_takes_from_ends_when_it_is_cancelled() {
     for version in VERSIONS {
         let mut pipeline = Pipeline::new(version, "cancelled", TABLE).await;
         let followers = pipeline.begin(&[("t", json!({}))]).await;
-        pipeline.db.run("INSERT INTO t SELECT g, g, repeat('x', 200) FROM generate_series(10000, 60000) g").await;
+        pipeline
+            .db
+            .run("INSERT INTO t SELECT g, g, repeat('x', 200) FROM generate_series(10000, 60000) g")
+            .await;
         for drops in [false, true] {
             let mut request = pipeline.request(&followers, Until::Forever);
             request.context = small_context(1 << 20);

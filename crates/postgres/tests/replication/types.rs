@@ -24,12 +24,58 @@ const TYPES: &[(&str, &[&str])] = &[
     ("numeric(3,5)", &["0.00123", "-0.00999"]),
     ("numeric(38,10)", &["9999999999999999999999999999.9999999999", "-0.0000000001"]),
     ("numeric(60,5)", &["1234567890123456789012345678901234567890123456789012345.12345"]),
-    ("numeric", &["1e200", "NaN", "Infinity", "-Infinity", "0.00000001", "1.500", "-123456789012345678901234567890.5"]),
-    ("date", &["infinity", "-infinity", "4713-01-01 BC", "5874897-12-31", "2024-02-29", "0001-01-01", "9999-12-31", "10000-01-01"]),
+    (
+        "numeric",
+        &[
+            "1e200",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "0.00000001",
+            "1.500",
+            "-123456789012345678901234567890.5",
+        ],
+    ),
+    (
+        "date",
+        &[
+            "infinity",
+            "-infinity",
+            "4713-01-01 BC",
+            "5874897-12-31",
+            "2024-02-29",
+            "0001-01-01",
+            "9999-12-31",
+            "10000-01-01",
+        ],
+    ),
     ("time", &["00:00", "23:59:59.999999", "24:00:00", "12:34:56.7"]),
     ("time(0)", &["12:34:56.7"]),
-    ("timestamp", &["infinity", "-infinity", "4713-01-01 BC", "294276-12-31 23:59:59.999999", "1969-12-31 23:59:59.999999", "0001-01-01", "9999-12-31 23:59:59.999999", "2024-06-01 12:00:00.5"]),
-    ("timestamptz", &["infinity", "-infinity", "4713-06-01 BC", "294276-12-31 23:59:59.999999+00", "2024-03-31 02:30:00+02", "1883-11-18 12:00:00+00", "9999-12-31 23:59:59.999999+00"]),
+    (
+        "timestamp",
+        &[
+            "infinity",
+            "-infinity",
+            "4713-01-01 BC",
+            "294276-12-31 23:59:59.999999",
+            "1969-12-31 23:59:59.999999",
+            "0001-01-01",
+            "9999-12-31 23:59:59.999999",
+            "2024-06-01 12:00:00.5",
+        ],
+    ),
+    (
+        "timestamptz",
+        &[
+            "infinity",
+            "-infinity",
+            "4713-06-01 BC",
+            "294276-12-31 23:59:59.999999+00",
+            "2024-03-31 02:30:00+02",
+            "1883-11-18 12:00:00+00",
+            "9999-12-31 23:59:59.999999+00",
+        ],
+    ),
     ("timetz", &["04:05:06.789-08", "24:00:00+15:59"]),
     ("interval", &["1 year -2 mons +3 days 04:05:06.789", "-178000000 years", "0", "-00:00:00.000001"]),
     ("uuid", &["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"]),
@@ -115,7 +161,8 @@ const EXTRA: &[(&str, &str, &[&str])] = &[
 
 /// The columns and rows of a table of everything.
 async fn tables(pipeline: &Pipeline, version: u32) {
-    let mut types: Vec<(&str, Vec<&str>)> = TYPES.iter().map(|(name, values)| (*name, values.to_vec())).collect();
+    let mut types: Vec<(&str, Vec<&str>)> =
+        TYPES.iter().map(|(name, values)| (*name, values.to_vec())).collect();
     for (name, make, values) in EXTRA {
         if pipeline.db.client.batch_execute(make).await.is_ok() {
             types.push((name, values.to_vec()));
@@ -124,10 +171,14 @@ async fn tables(pipeline: &Pipeline, version: u32) {
     if version >= 17 {
         types.push(("interval", vec!["infinity", "-infinity"]));
     }
-    let columns: Vec<String> = types.iter().enumerate().map(|(n, (name, _))| format!("c{n} {name}")).collect();
+    let columns: Vec<String> =
+        types.iter().enumerate().map(|(n, (name, _))| format!("c{n} {name}")).collect();
     // Every value once, then nulls; in each row all columns stand at other places of their lists.
     let rows = types.iter().map(|(_, values)| values.len()).max().unwrap() + 1;
-    let mut sql = format!("CREATE TABLE read (id int PRIMARY KEY, {}); CREATE TABLE logged (LIKE read INCLUDING ALL);", columns.join(", "));
+    let mut sql = format!(
+        "CREATE TABLE read (id int PRIMARY KEY, {}); CREATE TABLE logged (LIKE read INCLUDING ALL);",
+        columns.join(", ")
+    );
     for row in 0..rows {
         let values: Vec<String> = types
             .iter()
@@ -150,7 +201,8 @@ struct Whole {
 }
 
 fn whole(stream: &ConfiguredStream, batches: &[Batch]) -> Whole {
-    let rows = concat_batches(&stream.schema.arrow().into(), batches.iter().map(|batch| &batch.rows)).unwrap();
+    let rows =
+        concat_batches(&stream.schema.arrow().into(), batches.iter().map(|batch| &batch.rows)).unwrap();
     let rescued = batches
         .iter()
         .flat_map(|batch| {
@@ -188,7 +240,10 @@ fn assert_same(version: u32, what: &str, a: &Whole, b: &Whole) {
 #[tokio::test]
 async fn f15_f16_f17_snapshot_and_log_say_the_same() {
     for version in VERSIONS {
-        for (policy, overrides) in [("clamp", json!({})), ("null", json!({"c8": "text", "c10": "text", "c12": "decimal(38,4)", "c13": "text"}))] {
+        for (policy, overrides) in [
+            ("clamp", json!({})),
+            ("null", json!({"c8": "text", "c10": "text", "c12": "decimal(38,4)", "c13": "text"})),
+        ] {
             let mut pipeline = Pipeline::new(version, "types", MADE).await;
             tables(&pipeline, version).await;
             let selection = json!({"on_bad_value": policy, "columns": {"types": overrides}});
@@ -199,7 +254,8 @@ async fn f15_f16_f17_snapshot_and_log_say_the_same() {
             let session = pipeline.driver.begin_backfill(&two).await.unwrap();
             let position = session.position.clone().unwrap();
             pipeline.driver.end_backfill(session.clone()).await;
-            let follower = super::support::Follower { stream: two.clone(), position, rows: Vec::new(), session };
+            let follower =
+                super::support::Follower { stream: two.clone(), position, rows: Vec::new(), session };
             // Written, and written again with the row before in the log.
             pipeline.db.run("INSERT INTO logged SELECT * FROM read ORDER BY id").await;
             pipeline.db.run("ALTER TABLE logged REPLICA IDENTITY FULL; UPDATE logged SET id = id; ALTER TABLE logged REPLICA IDENTITY DEFAULT").await;
@@ -256,6 +312,9 @@ async fn f18_generated_columns_are_in_the_log_from_18_on() {
         assert_eq!(followers[0].rows[0].values[2].as_deref(), Some("2"));
         pipeline.db.run("INSERT INTO t VALUES (2, 2); UPDATE t SET n = 3 WHERE id = 1").await;
         pipeline.catch_up(&mut followers).await;
+        let findings = pipeline.driver.check(&[followers[0].stream.clone()]).await.unwrap();
+        let warned = findings.iter().any(|finding| finding.message.contains("twice"));
+        assert_eq!(warned, version < 18);
         if version >= 18 {
             pipeline.assert_same(&followers[0], "t").await;
         } else {
@@ -271,7 +330,10 @@ async fn f20_large_values_take_little_more_than_themselves() {
         let sql = "CREATE TABLE t (id int PRIMARY KEY, big text)";
         let mut pipeline = Pipeline::new(version, "huge", sql).await;
         let followers = pipeline.begin(&[("t", json!({}))]).await;
-        pipeline.db.run("INSERT INTO t SELECT g, repeat(chr(64 + g), 20000000) FROM generate_series(1, 4) g").await;
+        pipeline
+            .db
+            .run("INSERT INTO t SELECT g, repeat(chr(64 + g), 20000000) FROM generate_series(1, 4) g")
+            .await;
         let mut request = pipeline.request(&followers, Until::Now);
         request.context = super::support::small_context(16 << 20);
         let budget = request.context.budget.clone();
