@@ -68,6 +68,12 @@ impl Reservation {
         self.0.merge(other.0);
     }
 
+    /// Takes up to `bytes` out of it as a share of their own.
+    #[must_use]
+    pub fn split_off(&mut self, bytes: usize) -> Option<Reservation> {
+        self.0.split(bytes.div_ceil(UNIT).min(self.0.num_permits())).map(Reservation)
+    }
+
     /// Gives back what exceeds `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let keep = bytes.div_ceil(UNIT);
@@ -100,6 +106,8 @@ mod tests {
         assert_eq!(budget.available(), 7 * UNIT);
         some.shrink_to(5 * UNIT);
         assert_eq!(some.bytes(), 3 * UNIT);
+        let part = some.split_off(UNIT).map(|part| part.bytes());
+        assert_eq!((part, some.bytes(), budget.available()), (Some(UNIT), 2 * UNIT, 8 * UNIT));
         Ok(())
     }
 }

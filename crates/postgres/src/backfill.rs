@@ -14,20 +14,24 @@ use crate::connect::{Connection, Connector};
 use crate::copy;
 use crate::decode::RowDecoder;
 use crate::error::sqlstate;
+use crate::replication::{self, LogPosition, Names, Place, Snapshot as LogSnapshot, publication};
 use crate::schema::{Depth, Described, describe};
 use crate::session::{Detail, Holders, ReadColumn, ReadRelation, Snapshot, Wait, lock};
+use crate::sql;
 
 /// How often a session is begun anew because a table changed its file or its partitions in the moment between.
 const ATTEMPTS: usize = 5;
 
-/// Opens a session for a stream and keeps it open.
+/// Opens a session for a stream and keeps it open. Where its changes are followed (`log`), it joins the log first,
+/// and its snapshot is that of a place in it.
 pub(crate) async fn begin(
     connector: &Connector,
     holders: &Holders,
     stream: &ConfiguredStream,
+    log: Option<&Names>,
 ) -> Result<Session> {
     for _ in 0..ATTEMPTS {
-        if let Some(session) = attempt(connector, holders, stream).await? {
+        if let Some(session) = attempt(connector, holders, stream, log).await? {
             return Ok(session);
         }
     }
@@ -41,9 +45,18 @@ async fn attempt(
     connector: &Connector,
     holders: &Holders,
     stream: &ConfiguredStream,
+    log: Option<&Names>,
 ) -> Result<Option<Session>> {
     let version = connector.version().await?;
     let connection = connector.connect().await?;
+    let place = match log {
+        None => String::new(),
+        // Committed before the snapshot is taken: from then on every transaction that it does not see is logged.
+        Some(names) => {
+            let manage = replication::settings(connector).manage;
+            publication::join(&connection, version, names, stream, manage).await?
+        }
+    };
     let before = relations(&connection, version, &stream.id).await?;
     if before.is_empty() {
         return Err(gone(&stream.id));
@@ -59,6 +72,10 @@ async fn attempt(
             return Err(explain_lock(&connection, &before, error).await.at("stream", &stream.id));
         }
     }
+    let origin = match log {
+        None => None,
+        Some(_) => Some(take_over(connector, &connection, stream).await?),
+    };
     let found = relations(&connection, version, &stream.id).await?;
     let same = found.len() == before.len()
         && found.iter().zip(&before).all(|(a, b)| {
@@ -84,7 +101,8 @@ async fn attempt(
         .map(|found| found.relation.clone())
         .filter(|relation| !matches!(relation.kind, RelationKind::Partitioned | RelationKind::View))
         .collect();
-    let fingerprint = fingerprint(&connection, version, stream, &described, &relations, &token).await?;
+    let mut fingerprint = fingerprint(&connection, version, stream, &described, &relations, &token).await?;
+    fingerprint.log = place;
     let columns = read_columns(stream, &described);
     let detail = Detail {
         version,
@@ -112,14 +130,33 @@ async fn attempt(
     holders.keep(&token, connection);
     Ok(Some(Session {
         token,
-        position: None,
-        sequence: 0,
+        sequence: origin.as_ref().and_then(|origin| origin.lsn).map_or(0, |lsn| lsn.0),
+        position: origin.map(|origin| origin.to_position()),
         endpoint: connector.address(),
         expires_at: None,
         snapshot: snapshot.to_value(),
         fingerprint,
         detail,
     }))
+}
+
+/// Makes the connection's transaction, which has locks and no snapshot yet, one of a place in the log.
+///
+/// The transaction exports the snapshot again, so that the session that took it, and its slot, may go.
+async fn take_over(
+    connector: &Connector,
+    connection: &Connection,
+    stream: &ConfiguredStream,
+) -> Result<LogPosition> {
+    let snapshot = LogSnapshot::take(connector).await.map_err(|error| error.at("stream", &stream.id))?;
+    let taken = connection.run(&format!("SET TRANSACTION SNAPSHOT {}", sql::literal(&snapshot.name))).await;
+    let place = match taken {
+        Ok(()) => Place::current(connection).await,
+        Err(error) => Err(error),
+    };
+    let lsn = snapshot.lsn;
+    snapshot.close().await;
+    Ok(LogPosition { lsn: Some(lsn), timeline: Some(place?.timeline), ..LogPosition::default() })
 }
 
 fn gone(id: &StreamId) -> Error {
@@ -242,8 +279,12 @@ fn check_columns(stream: &ConfiguredStream, described: &Described) -> Result<()>
             return changed("a column that a filter or chunk_column names is gone", name);
         }
     }
-    if !stream.key.is_empty() && stream.key != described.stream.primary_key {
-        return changed("the primary key changed", &stream.key.join(", "));
+    let key = match (replication::follows(stream), &described.stream.log_key) {
+        (true, Some(key)) => key,
+        _ => &described.stream.primary_key,
+    };
+    if !stream.key.is_empty() && stream.key != *key {
+        return changed("the key changed", &stream.key.join(", "));
     }
     Ok(())
 }

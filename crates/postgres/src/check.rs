@@ -6,6 +6,7 @@ use lakeward_core::{ConfiguredStream, Error, ErrorKind, Finding, Result, StreamI
 
 use crate::catalog::{self, RelationKind};
 use crate::connect::{Connection, Connector};
+use crate::replication::{GENERATED_VERSION, LogKey, follows};
 use crate::schema::{Depth, Described, describe};
 use crate::sql;
 
@@ -220,6 +221,9 @@ async fn selected(
             }
         }
         stream_findings(stream, described, &role, findings);
+        if follows(stream) {
+            change_findings(stream, described, connector.version().await?, findings);
+        }
     }
     if findings.len() == before {
         findings.push(Finding::ok("streams", format!("{} can be read", streams.len())));
@@ -261,6 +265,52 @@ fn stream_findings(
             &subject,
             "a foreign table's rows are not protected by the snapshot",
             "replicate from the foreign server itself where that matters",
+        ));
+    }
+}
+
+/// What stands in the way of following a stream's changes.
+fn change_findings(
+    stream: &ConfiguredStream,
+    described: &Described,
+    version: u32,
+    findings: &mut Vec<Finding>,
+) {
+    let subject = stream.id.to_string();
+    match &described.log_key {
+        Some(LogKey::Columns(_)) => {}
+        Some(LogKey::Unfit { .. }) if stream.insert_only => {}
+        Some(LogKey::Unfit { why, remedy }) => findings.push(Finding::error(
+            &subject,
+            format!("{why}: once published, its updates and deletes would fail"),
+            remedy,
+        )),
+        Some(LogKey::Unlogged(why)) => {
+            findings.push(Finding::error(&subject, why, "replicate it with full_refresh or incremental"));
+        }
+        None => findings.push(Finding::error(
+            &subject,
+            "only tables have changes that can be followed",
+            "replicate it with full_refresh or incremental",
+        )),
+    }
+    if version >= GENERATED_VERSION {
+        return;
+    }
+    let generated: Vec<&str> = stream
+        .schema
+        .columns
+        .iter()
+        .filter(|column| column.generated)
+        .map(|column| column.name.as_str())
+        .collect();
+    if !generated.is_empty() {
+        findings.push(Finding::warning(
+            &subject,
+            format!("changes have no value for generated columns ({})", generated.join(", ")),
+            format!(
+                "before PostgreSQL {GENERATED_VERSION} the log has none of them: name them in columns.exclude"
+            ),
         ));
     }
 }

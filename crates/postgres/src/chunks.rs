@@ -61,6 +61,14 @@ pub(crate) async fn split(
     Ok(plan)
 }
 
+/// The plan of a stream of which no row is read: one chunk, so that its generation is like any other.
+pub(crate) fn none(earlier: Option<&[Chunk]>) -> Vec<Chunk> {
+    match earlier {
+        Some(earlier) => earlier.to_vec(),
+        None => vec![Chunk { number: 0, relation: None, min: None, max: None, bytes: 0 }],
+    }
+}
+
 /// Chunks of an earlier plan whose relations still exist, with their outer ends open.
 fn keep(detail: &Detail, earlier: &[Chunk]) -> Vec<Chunk> {
     let exists = |chunk: &&Chunk| match &chunk.relation {

@@ -299,6 +299,18 @@ fn default_silence_limit() -> Period {
 fn default_application_name() -> String {
     DEFAULT_APPLICATION_NAME.to_owned()
 }
+impl Default for ReplicationConfig {
+    fn default() -> Self {
+        Self {
+            slot: None,
+            publication: None,
+            manage: default_manage(),
+            on_slot_lost: OnSlotLost::default(),
+            heartbeat: None,
+        }
+    }
+}
+
 fn default_manage() -> bool {
     true
 }

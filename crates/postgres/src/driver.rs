@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use lakeward_core::{
-    BatchStream, Chunk, Column, ColumnType, ConfiguredStream, CursorState, DoneChunk, DriverInterface, Error,
-    Finding, IncrementalDriver, IncrementalPass, ReadContext, Result, Session, SourceIdentity, Stream,
-    StreamId,
+    BatchStream, CdcDriver, Chunk, Column, ColumnType, ConfiguredStream, CursorState, DoneChunk,
+    DriverInterface, Error, Finding, IncrementalDriver, IncrementalPass, ReadContext, Result, Session,
+    SourceIdentity, Stream, StreamId, SyncMode,
 };
 use serde_json::{Map, Value};
 
@@ -17,6 +18,7 @@ use crate::connect::Connector;
 use crate::copy::{self, Rows};
 use crate::decode::{PgType, RowDecoder};
 use crate::error::in_session;
+use crate::replication::{Replication, follows};
 use crate::schema::{Depth, describe};
 use crate::session::{Detail, Holders, Snapshot, join};
 use crate::{backfill, check, chunks, incremental};
@@ -28,11 +30,12 @@ pub const KIND: &str = "postgres";
 ///
 /// Sessions are held by this driver: they end when it is dropped.
 pub struct PostgresDriver {
-    connector: Connector,
+    pub(crate) connector: Arc<Connector>,
     holders: Holders,
     /// What columns of a type are on the wire, by the type's name, as far as streams were described: a column
     /// of the contract does not say.
     wire_types: Mutex<HashMap<String, PgType>>,
+    pub(crate) replication: Replication,
 }
 
 impl PostgresDriver {
@@ -43,9 +46,10 @@ impl PostgresDriver {
     pub fn from_config(config: Value) -> Result<Self> {
         let settings = PostgresConfig::parse(config)?.validate()?;
         Ok(Self {
-            connector: Connector::new(settings),
+            connector: Arc::new(Connector::new(settings)),
             holders: Holders::default(),
             wire_types: Mutex::default(),
+            replication: Replication::default(),
         })
     }
 
@@ -115,6 +119,7 @@ impl DriverInterface for PostgresDriver {
         let connection = self.connector.connect().await?;
         let described = describe(&self.connector, &connection, streams, Depth::Discover).await?;
         let mut wire_types = self.wire_types.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replication.described(described.iter().map(|described| &described.stream));
         for (column, mapped) in described.iter().flat_map(|described| &described.columns) {
             wire_types.entry(column.source_type.clone()).or_insert_with(|| mapped.pg_type.clone());
         }
@@ -138,7 +143,8 @@ impl DriverInterface for PostgresDriver {
     }
 
     async fn begin_backfill(&self, stream: &ConfiguredStream) -> Result<Session> {
-        backfill::begin(&self.connector, &self.holders, stream).await
+        let log = if follows(stream) { Some(self.replication.names()?) } else { None };
+        backfill::begin(&self.connector, &self.holders, stream, log.as_ref()).await
     }
 
     async fn end_backfill(&self, session: Session) {
@@ -153,6 +159,9 @@ impl DriverInterface for PostgresDriver {
         chunk_bytes: u64,
     ) -> Result<Vec<Chunk>> {
         self.holders.require(&session.token)?;
+        if stream.sync_mode == SyncMode::StrictCdc {
+            return Ok(chunks::none(earlier));
+        }
         chunks::split(&self.connector, stream, session, earlier, chunk_bytes).await
     }
 
@@ -164,6 +173,9 @@ impl DriverInterface for PostgresDriver {
         session: &Session,
     ) -> Result<bool> {
         self.holders.require(&session.token)?;
+        if stream.sync_mode == SyncMode::StrictCdc {
+            return Ok(done.rows == 0);
+        }
         let detail = Detail::of(session)?;
         let (Some(then), Some(now)) = (Snapshot::of(&done.snapshot), Snapshot::of(&session.snapshot)) else {
             return Ok(false);
@@ -186,6 +198,10 @@ impl DriverInterface for PostgresDriver {
         session: &Session,
         context: ReadContext,
     ) -> Result<BatchStream> {
+        // What was there before is of no interest: its only chunk has no rows.
+        if stream.sync_mode == SyncMode::StrictCdc {
+            return Ok(futures::stream::empty().boxed());
+        }
         let detail = Detail::of(session)?;
         let relation = detail.relation(chunk.relation.as_deref())?;
         let rows = Rows {
@@ -198,6 +214,10 @@ impl DriverInterface for PostgresDriver {
     }
 
     fn incremental(&self) -> Option<&dyn IncrementalDriver> {
+        Some(self)
+    }
+
+    fn change_stream(&self) -> Option<&dyn CdcDriver> {
         Some(self)
     }
 }

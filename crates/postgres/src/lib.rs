@@ -13,6 +13,7 @@ mod driver;
 mod error;
 mod incremental;
 mod mapping;
+mod replication;
 mod schema;
 mod session;
 mod sql;
@@ -25,3 +26,6 @@ pub use config::{
     UnconstrainedNumeric, spec,
 };
 pub use driver::{KIND, PostgresDriver};
+/// For fuzzing.
+#[doc(hidden)]
+pub use replication::pgoutput;

@@ -7,6 +7,7 @@ use lakeward_core::{Column, ColumnType, Result, Schema, Stream, StreamId, SyncMo
 use crate::catalog::{self, ColumnRow, RelationRow};
 use crate::connect::{Connection, Connector};
 use crate::mapping::{self, Mapped};
+use crate::replication::{LogKey, log_keys};
 
 /// A stream with what its readers need to know and its users do not.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub(crate) struct Described {
     pub(crate) relation: RelationRow,
     /// In the order of the stream's columns.
     pub(crate) columns: Vec<(ColumnRow, Mapped)>,
+    /// Whether its changes can be followed; `None` where the log knows no such thing.
+    pub(crate) log_key: Option<LogKey>,
 }
 
 /// How much is asked of the server.
@@ -41,6 +44,12 @@ pub(crate) async fn describe(
     let mut columns = catalog::columns(connection, version, &oids).await?;
     let types = catalog::types(connection, columns.values().flatten().map(|column| column.type_oid)).await?;
     let mut keys = catalog::keys(connection, version, &oids).await?;
+
+    let mut log_keys = log_keys(connection, version, &oids, |oid| {
+        let primary = keys.get(&oid).into_iter().flatten().find(|key| key.primary);
+        primary.map(|key| key.columns.clone()).unwrap_or_default()
+    })
+    .await?;
 
     let unconstrained = &connector.settings().unconstrained_numeric;
     let mut result = Vec::with_capacity(relations.len());
@@ -81,18 +90,23 @@ pub(crate) async fn describe(
         if !cursor_fields.is_empty() {
             sync_modes.push(SyncMode::Incremental);
         }
+        let log_key = log_keys.remove(&relation.oid);
+        let followed = log_key.as_ref().and_then(LogKey::columns).cloned();
+        if followed.is_some() {
+            sync_modes.extend([SyncMode::Cdc, SyncMode::StrictCdc]);
+        }
         let stream = Stream {
             id: relation.id.clone(),
             schema,
             primary_key,
-            log_key: None,
+            log_key: followed,
             cursor_fields,
             sync_modes,
             estimated_rows: relation.rows,
             estimated_bytes: relation.bytes,
             comment: relation.comment.clone(),
         };
-        result.push(Described { stream, relation, columns });
+        result.push(Described { stream, relation, columns, log_key });
     }
     if depth == Depth::Discover && *unconstrained == ColumnType::Text {
         suggest(connection, &mut result).await?;

@@ -8,6 +8,7 @@ mod array;
 mod binary;
 mod cell;
 mod columns;
+pub(crate) mod moment;
 mod numeric;
 mod output;
 mod plan;

@@ -118,6 +118,27 @@ impl RowDecoder {
         }
     }
 
+    /// Puts in a row whose values are given one by one, by column: the type's text output without escapes.
+    ///
+    /// # Errors
+    /// `Data`, naming the column, for a value that is malformed or that the policy refuses.
+    pub fn push_values<'a>(&mut self, mut value: impl FnMut(usize) -> Option<&'a [u8]>) -> Result<()> {
+        self.prepare();
+        let Self { columns, buffers, rescue, .. } = self;
+        for (index, column) in columns.iter_mut().enumerate() {
+            let Some(text) = value(index) else {
+                column.builder.push_null().map_err(|fault| column.error(fault))?;
+                continue;
+            };
+            match column.builder.push_text(text, column.policy, &mut buffers.scratch) {
+                Ok(Cell::Kept) => {}
+                Ok(Cell::Replaced) => column.rescue(text, rescue)?,
+                Err(fault) => return Err(column.error(fault)),
+            }
+        }
+        self.end_row()
+    }
+
     /// Bytes of the rows in the builders.
     pub fn bytes(&self) -> usize {
         let varying: usize = self.columns.iter().map(|column| column.builder.varying_bytes()).sum();

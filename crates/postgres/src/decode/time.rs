@@ -12,10 +12,10 @@ const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 /// 2000-01-01, where PostgreSQL counts from.
 const EPOCH_DAYS: i64 = 10_957;
 /// 0001-01-01.
-const FIRST_DAY: i64 = -719_162;
+pub(super) const FIRST_DAY: i64 = -719_162;
 /// 9999-12-31.
 const LAST_DAY: i64 = 2_932_896;
-const FIRST_MICRO: i64 = FIRST_DAY * MICROS_PER_DAY;
+pub(super) const FIRST_MICRO: i64 = FIRST_DAY * MICROS_PER_DAY;
 const LAST_MICRO: i64 = (LAST_DAY + 1) * MICROS_PER_DAY - 1;
 
 const INFINITY: &[u8] = b"infinity";

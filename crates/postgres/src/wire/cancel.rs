@@ -64,6 +64,16 @@ impl CancelHandle {
         self.request();
     }
 
+    /// The server's process.
+    pub(crate) fn process_id(&self) -> i32 {
+        self.0.process_id
+    }
+
+    /// Ends the connection at once. The server notices by itself.
+    pub(crate) fn hang_up(&self) {
+        self.0.socket.shutdown();
+    }
+
     /// Asks the server to end a query that nobody waits for any more, without waiting for it.
     pub(super) fn abandon(&self) {
         let handle = self.clone();

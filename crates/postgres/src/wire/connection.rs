@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use lakeward_core::{Error, ErrorKind, Result, ResultExt};
@@ -10,6 +11,7 @@ use postgres_protocol::message::frontend;
 use super::auth::Authentication;
 use super::cancel::CancelHandle;
 use super::frames::{Frames, Pace};
+use super::replication::{LogReader, LogWriter};
 use super::socket::{Socket, WriteHalf, negotiate};
 use super::{Endpoint, server_error, sqlstate};
 
@@ -20,6 +22,7 @@ pub struct Connection {
     writer: WriteHalf,
     parameters: HashMap<String, String>,
     cancel: CancelHandle,
+    silence_limit: Duration,
 }
 
 /// What takes the data of a COPY.
@@ -73,7 +76,8 @@ impl Connection {
         frames.set_timeout(endpoint.read_timeout).or_fail(ErrorKind::Connection, broken)?;
         let socket = frames.try_clone_socket().or_fail(ErrorKind::Connection, broken)?;
         let cancel = CancelHandle::new(endpoint.clone(), peer, socket, key.0, key.1);
-        Ok(Self { frames, writer, parameters, cancel })
+        let silence_limit = endpoint.read_timeout;
+        Ok(Self { frames, writer, parameters, cancel, silence_limit })
     }
 
     /// Runs statements whose results are of no interest.
@@ -168,6 +172,22 @@ impl Connection {
         }
     }
 
+    /// Sends a replication command that starts to follow a log, and takes the connection apart.
+    pub(crate) fn follow(mut self, command: &str) -> Result<(LogReader, LogWriter)> {
+        self.send_query(command)?;
+        loop {
+            let (tag, range) = self.frames.next().map_err(|error| self.explain(error))?;
+            match tag {
+                b'W' => break,
+                b'E' => return Err(server_error::parse(self.frames.body(range))),
+                b'N' | b'S' | b'A' => {}
+                _ => return Err(unexpected(tag)),
+            }
+        }
+        let reader = LogReader::new(self.frames, self.cancel, self.silence_limit)?;
+        Ok((reader, LogWriter::new(self.writer)))
+    }
+
     /// Says good-bye. Merely dropping the connection is as good, but for a line in the server's log.
     pub fn close(mut self) {
         let mut message = BytesMut::new();
@@ -251,7 +271,7 @@ fn of_snapshot(sql: &str, error: Error) -> Error {
     }
 }
 
-fn unexpected(tag: u8) -> Error {
+pub(super) fn unexpected(tag: u8) -> Error {
     Error::new(ErrorKind::Connection, "the server sent a message that does not belong here")
         .at("message", char::from(tag).escape_default())
 }

@@ -38,11 +38,21 @@ pub(super) struct Frames {
     pace: Pace,
     drained: bool,
     timeout: Duration,
+    /// Bytes received in all.
+    total: u64,
 }
 
 impl Frames {
     pub(super) fn new(half: ReadHalf, timeout: Duration) -> Self {
-        Self { half, buffer: vec![0; BUFFER], received: 0..0, pace: Pace::Prompt, drained: false, timeout }
+        Self {
+            half,
+            buffer: vec![0; BUFFER],
+            received: 0..0,
+            pace: Pace::Prompt,
+            drained: false,
+            timeout,
+            total: 0,
+        }
     }
 
     pub(super) fn set_pace(&mut self, pace: Pace) {
@@ -55,6 +65,17 @@ impl Frames {
         self.half.set_timeout(timeout)
     }
 
+    /// The longest wait of a [`poll`](Self::poll).
+    pub(super) fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        self.timeout = timeout;
+        self.half.set_read_timeout(timeout)
+    }
+
+    /// Bytes received since the connection was made.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
     pub(super) fn try_clone_socket(&self) -> io::Result<Socket> {
         self.half.try_clone_socket()
     }
@@ -62,6 +83,11 @@ impl Frames {
     /// The tag of the next message, and how long its body is, before all of it is received.
     pub(super) fn peek(&mut self) -> Result<(u8, usize)> {
         self.receive(HEADER)?;
+        self.header()
+    }
+
+    /// The header of the next message, which was received.
+    fn header(&self) -> Result<(u8, usize)> {
         let Some([tag, l0, l1, l2, l3]) = self.buffer[self.received.clone()].first_chunk::<HEADER>() else {
             return Err(Error::bug("a header was received and is not there"));
         };
@@ -73,6 +99,28 @@ impl Frames {
                 .hint("check host and port"));
         }
         Ok((tag, body))
+    }
+
+    /// Takes the next message if it arrives within the read timeout; what came of it is kept otherwise. A large
+    /// one is not received at the first call, so that the caller can make room for it.
+    pub(super) fn poll(&mut self) -> Result<Option<(u8, Range<usize>)>> {
+        let known = self.received.len() >= HEADER;
+        if !self.fill(HEADER)? {
+            return Ok(None);
+        }
+        let (tag, length) = self.header()?;
+        if (Self::is_large(length) && !known) || !self.fill(HEADER + length)? {
+            return Ok(None);
+        }
+        let start = self.received.start + HEADER;
+        self.received.start = start + length;
+        Ok(Some((tag, start..start + length)))
+    }
+
+    /// How long the next message is, if its header was received.
+    pub(super) fn announced(&self) -> Option<usize> {
+        let known = self.received.len() >= HEADER;
+        known.then(|| self.header().ok()).flatten().map(|(_, length)| length)
     }
 
     /// Whether a message needs more than the buffer that is always there.
@@ -96,8 +144,13 @@ impl Frames {
 
     /// Reads until `length` bytes stand there.
     fn receive(&mut self, length: usize) -> Result<()> {
+        if self.fill(length)? { Ok(()) } else { Err(self.silent()) }
+    }
+
+    /// Reads until `length` bytes stand there, or nothing comes for as long as a read may take.
+    fn fill(&mut self, length: usize) -> Result<bool> {
         if self.received.len() >= length {
-            return Ok(());
+            return Ok(true);
         }
         self.make_room(length);
         while self.received.len() < length {
@@ -110,13 +163,21 @@ impl Frames {
                 }
                 Ok(count) => {
                     self.received.end += count;
+                    self.total += count as u64;
                     self.drained = count < SHORT_READ;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.read_error(error)),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Ok(false);
+                }
+                Err(error) => {
+                    return Err(
+                        Error::new(ErrorKind::Connection, "the connection to the server broke").source(error)
+                    );
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes the buffer hold `length` bytes from where the next message starts. One that grew for a large
@@ -141,15 +202,9 @@ impl Frames {
         }
     }
 
-    fn read_error(&self, error: io::Error) -> Error {
-        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
-            let seconds = self.timeout.as_secs_f64();
-            return Error::new(
-                ErrorKind::Connection,
-                format!("nothing came from the server for {seconds} s"),
-            )
-            .hint("the connection is half-open, or the query waits for a lock for longer than the limit");
-        }
-        Error::new(ErrorKind::Connection, "the connection to the server broke").source(error)
+    fn silent(&self) -> Error {
+        let seconds = self.timeout.as_secs_f64();
+        Error::new(ErrorKind::Connection, format!("nothing came from the server for {seconds} s"))
+            .hint("the connection is half-open, or the query waits for a lock for longer than the limit")
     }
 }

@@ -11,6 +11,7 @@ mod cancel;
 mod connection;
 mod copy;
 mod frames;
+mod replication;
 mod server_error;
 mod socket;
 
@@ -21,6 +22,7 @@ use lakeward_core::Secret;
 pub use cancel::CancelHandle;
 pub use connection::Connection;
 pub use copy::copy_batches;
+pub(crate) use replication::{LogMessage, LogReader, LogWriter};
 pub use server_error::{kind_of_sqlstate, sqlstate};
 
 use crate::tls::TlsSettings;

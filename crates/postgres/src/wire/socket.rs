@@ -100,6 +100,14 @@ impl Socket {
         }
     }
 
+    /// The longest wait when reading alone: a message that is half written cannot be taken back.
+    pub(super) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
+            Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
+        }
+    }
+
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
@@ -204,6 +212,10 @@ impl ReadHalf {
 
     pub(super) fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.socket.set_timeout(timeout)
+    }
+
+    pub(super) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.socket.set_read_timeout(timeout)
     }
 
     pub(super) fn try_clone_socket(&self) -> io::Result<Socket> {

@@ -115,7 +115,11 @@ async fn keys_cursors_comments_and_generated_columns() {
         let found = stream(&driver, "t").await;
         assert_eq!(found.primary_key, ["a", "b"]);
         assert_eq!(found.cursor_fields, ["updated_at", "seen_at", "n", "b", "a", "twice", "note"]);
-        assert_eq!(found.sync_modes, [SyncMode::FullRefresh, SyncMode::Incremental]);
+        assert_eq!(
+            found.sync_modes,
+            [SyncMode::FullRefresh, SyncMode::Incremental, SyncMode::Cdc, SyncMode::StrictCdc]
+        );
+        assert_eq!(found.log_key.as_deref(), Some(["a".to_owned(), "b".to_owned()].as_slice()));
         assert_eq!(found.comment.as_deref(), Some("things"));
         assert_eq!(found.estimated_rows, Some(1000));
         assert!(found.estimated_bytes.unwrap() > 8192);

@@ -1,5 +1,7 @@
 //! A database of its own for every test, on a real server.
 
+#![allow(dead_code)] // Each test binary uses a part of it.
+
 use std::sync::Arc;
 
 use arrow::util::display::array_value_to_string;
@@ -29,16 +31,24 @@ pub(crate) async fn connect(port: u16, database: &str) -> tokio_postgres::Client
     client
 }
 
+fn port(version: u32) -> u16 {
+    let variable = format!("LAKEWARD_TEST_POSTGRES{version}_PORT");
+    let port = std::env::var(&variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: start PostgreSQL {version} and name its port"));
+    port.parse().expect("a port is a number")
+}
+
 impl Database {
-    /// Makes an empty database. A missing server is a failure with a reason.
+    /// A connection to the server itself. A missing one is a failure with a reason.
+    pub(crate) async fn connect_admin(version: u32) -> tokio_postgres::Client {
+        connect(port(version), "postgres").await
+    }
+
+    /// Makes an empty database.
     pub(crate) async fn create(version: u32, test: &str) -> Self {
-        let variable = format!("LAKEWARD_TEST_POSTGRES{version}_PORT");
-        let port = std::env::var(&variable).unwrap_or_else(|_| {
-            panic!("{variable} is not set: start PostgreSQL {version} and name its port")
-        });
-        let port: u16 = port.parse().expect("a port is a number");
+        let port = port(version);
         let name = format!("lw_driver_{test}");
-        let admin = connect(port, "postgres").await;
+        let admin = Self::connect_admin(version).await;
         admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
         admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         Self { port, client: connect(port, &name).await, name }
@@ -46,6 +56,11 @@ impl Database {
 
     pub(crate) async fn run(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}: {sql}"));
+    }
+
+    /// Sets what sessions to come find, walsenders too.
+    pub(crate) async fn set(&self, setting: &str, value: &str) {
+        self.run(&format!("ALTER DATABASE {} SET {setting} = '{value}'", self.name)).await;
     }
 
     pub(crate) async fn number(&self, sql: &str) -> i64 {

@@ -1,0 +1,126 @@
+//! Values that the log did not send, asked of the source by key.
+//!
+//! What the source says is at least as new as the change: where it is newer, a later change in the log says the
+//! same.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Write;
+
+use arrow::compute::interleave;
+use lakeward_core::{Batch, Error, Result};
+use tokio_postgres::SimpleQueryMessage;
+
+use super::tables::Table;
+use crate::connect::Connection;
+use crate::decode::{CopyFormat, RowDecoder};
+use crate::error::from_client;
+use crate::sql;
+
+/// How many rows one query asks for.
+const AT_ONCE: usize = 500;
+
+/// A row whose values are wanted.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Where it stands in its batch.
+    pub(super) row: usize,
+    /// Its key, as text.
+    pub(super) key: Vec<Vec<u8>>,
+    /// The columns that were not sent.
+    pub(super) columns: Vec<usize>,
+}
+
+/// Puts into a batch what the source has of the rows that are wanted, and says which values were found, by row
+/// and column. A row that is gone keeps its nulls: what made it go comes later in the log.
+pub(super) async fn fill(
+    connection: &Connection,
+    table: &Table,
+    wanted: &[Wanted],
+    batch: &mut Batch,
+) -> Result<HashSet<(usize, usize)>> {
+    let columns: Vec<usize> = wanted
+        .iter()
+        .flat_map(|wanted| wanted.columns.iter().copied())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let wire: Vec<_> = columns.iter().map(|column| table.columns[*column].wire.clone()).collect();
+    let mut decoder = RowDecoder::new(CopyFormat::Text, &wire)?;
+    // By position among the wanted ones, the row that was found.
+    let mut answers: HashMap<usize, usize> = HashMap::new();
+    for (part, wanted) in wanted.chunks(AT_ONCE).enumerate() {
+        for message in connection.simple_query(&query(table, &columns, wanted)?).await.map_err(from_client)? {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            let number = row.get(0).and_then(|number| number.parse::<usize>().ok());
+            let number = number.ok_or_else(|| Error::bug("a row that was looked up has no number"))?;
+            if answers.insert(part * AT_ONCE + number, decoder.rows()).is_none() {
+                decoder.push_values(|column| row.get(column + 1).map(str::as_bytes))?;
+            }
+        }
+    }
+    let found = decoder.finish_batch()?;
+    let mut filled = HashSet::new();
+    let mut arrays = batch.rows.columns().to_vec();
+    for (at, column) in columns.iter().enumerate() {
+        let mut sources: Vec<(usize, usize)> = (0..batch.rows.num_rows()).map(|row| (0, row)).collect();
+        for (number, wanted) in wanted.iter().enumerate().filter(|(_, w)| w.columns.contains(column)) {
+            let Some(answer) = answers.get(&number) else { continue };
+            // A value that does not fit would have to be rescued into a row that is made already.
+            if found.rescued.as_ref().is_some_and(|rescued| !arrow::array::Array::is_null(rescued, *answer)) {
+                continue;
+            }
+            sources[wanted.row] = (1, *answer);
+            filled.insert((wanted.row, *column));
+        }
+        arrays[*column] = interleave(&[&arrays[*column], found.rows.column(at)], &sources)
+            .map_err(|error| Error::bug("looked-up values do not fit their column").source(error))?;
+    }
+    batch.rows = arrow::array::RecordBatch::try_new(batch.rows.schema(), arrays)
+        .map_err(|error| Error::bug("looked-up values do not make a batch").source(error))?;
+    Ok(filled)
+}
+
+fn query(table: &Table, columns: &[usize], wanted: &[Wanted]) -> Result<String> {
+    let mut values = String::new();
+    for (number, wanted) in wanted.iter().enumerate() {
+        let comma = if number == 0 { "" } else { ", " };
+        let _ = write!(values, "{comma}({number}");
+        for (column, text) in table.key.iter().zip(&wanted.key) {
+            let _ = write!(values, ", {}", literal(text, &table.columns[*column].sql_type)?);
+        }
+        values.push(')');
+    }
+    let list: Vec<String> =
+        columns.iter().map(|column| format!("t.{}", sql::ident(&table.columns[*column].wire.name))).collect();
+    let aliases: Vec<String> = (0..table.key.len()).map(|n| format!("k{n}")).collect();
+    let join: Vec<String> = table
+        .key
+        .iter()
+        .enumerate()
+        .map(|(n, column)| format!("t.{} = w.k{n}", sql::ident(&table.columns[*column].wire.name)))
+        .collect();
+    Ok(format!(
+        "SELECT w.n, {} FROM (VALUES {values}) w(n, {}) JOIN {} t ON {}",
+        list.join(", "),
+        aliases.join(", "),
+        table.from,
+        join.join(" AND ")
+    ))
+}
+
+fn literal(text: &[u8], sql_type: &str) -> Result<String> {
+    let text = std::str::from_utf8(text).map_err(|_| Error::bug("a key is not UTF-8"))?;
+    Ok(sql::typed(text, sql_type))
+}
+
+/// Whether a row is there and passes its stream's filter.
+pub(super) async fn passes(connection: &Connection, table: &Table, key: &[Vec<u8>]) -> Result<bool> {
+    let mut conditions: Vec<String> =
+        table.stream.filter.iter().map(|filter| sql::filter(filter.expr())).collect();
+    for (column, text) in table.key.iter().zip(key) {
+        let column = &table.columns[*column];
+        conditions.push(format!("{} = {}", sql::ident(&column.wire.name), literal(text, &column.sql_type)?));
+    }
+    let sql = format!("SELECT FROM {} WHERE {}", table.from, conditions.join(" AND "));
+    Ok(!connection.rows(&sql, &[]).await?.is_empty())
+}

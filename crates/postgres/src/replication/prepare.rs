@@ -1,0 +1,182 @@
+//! Making the log followable, and finding out whether it still holds what comes next.
+
+use std::sync::Arc;
+
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Prepared, Result, SyncMode};
+
+use super::lsn::{LogPosition, Lsn, Names};
+use super::slot::Place;
+use super::{publication, slot};
+use crate::config::{OnSlotLost, ReplicationConfig};
+use crate::connect::{Connection, Connector};
+
+/// Enough of a pipeline's id to tell pipelines apart.
+const PIPELINE_DIGITS: usize = 8;
+
+/// The settings where the config has none.
+pub(crate) fn settings(connector: &Connector) -> ReplicationConfig {
+    connector.settings().replication.clone().unwrap_or_default()
+}
+
+/// The names that a pipeline's slot and publication have or will have.
+pub(crate) fn names(connector: &Connector, pipeline: &str) -> Names {
+    let short: String = pipeline
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(PIPELINE_DIGITS)
+        .map(|c| c.to_ascii_lowercase())
+        .collect();
+    let named = |name: Option<String>| name.unwrap_or_else(|| format!("lakeward_{short}"));
+    let settings = settings(connector);
+    Names { slot: named(settings.slot), publication: named(settings.publication) }
+}
+
+/// Whether a stream follows the log.
+pub(crate) fn follows(stream: &ConfiguredStream) -> bool {
+    matches!(stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
+}
+
+/// Makes slot and publications, or checks those that there are.
+pub(crate) async fn prepare(
+    connector: &Connector,
+    streams: &[Arc<ConfiguredStream>],
+    saved: &LogPosition,
+) -> Result<Prepared> {
+    let names = saved.names()?;
+    let connection = connector.connect().await?;
+    let manage = settings(connector).manage;
+    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
+    publication::check(&connection, &names, wanted.clone()).await?;
+    let place = Place::current(&connection).await?;
+    let (position, lost) = match saved.lsn {
+        None => (begin(connector, &connection, &names, manage).await?, None),
+        Some(lsn) => match loss(connector, &connection, &names, saved, lsn, &place).await? {
+            None => (lsn, None),
+            Some(reason) => match settings(connector).on_slot_lost {
+                OnSlotLost::Error => {
+                    return Err(Error::new(ErrorKind::Source, format!("changes since {lsn} are lost: {reason}"))
+                        .at("slot", &names.slot)
+                        .hint("set replication.on_slot_lost to \"resnapshot\" to read all tables again and keep their history"));
+                }
+                OnSlotLost::Resnapshot => {
+                    tracing::warn!(slot = names.slot, reason, "changes are lost: all tables are read again");
+                    (begin(connector, &connection, &names, manage).await?, Some(reason))
+                }
+            },
+        },
+    };
+    let members = publication::members(&connection, &names).await?;
+    if manage {
+        publication::detach(&connection, &names, &members, wanted.clone()).await?;
+    }
+    let position = LogPosition {
+        lsn: Some(position),
+        timeline: Some(place.timeline),
+        slot: Some(names.slot.clone()),
+        publication: Some(names.publication.clone()),
+        system_identifier: Some(place.system_identifier),
+        made: None,
+    };
+    Ok(Prepared {
+        position: position.to_position(),
+        places: publication::places(&members, &names, wanted),
+        lost,
+    })
+}
+
+/// Begins anew: publications first and committed, then the slot, because a publication that is younger than the
+/// slot's log cannot be used to read it.
+async fn begin(connector: &Connector, connection: &Connection, names: &Names, manage: bool) -> Result<Lsn> {
+    let version = connector.version().await?;
+    let database = &connector.settings().database;
+    let found = slot::find(connection, &names.slot).await?;
+    if let Some(found) = &found {
+        found.check_kind(&names.slot, database)?;
+    }
+    if manage {
+        slot::drop(connection, &names.slot).await?;
+        for statement in publication::missing(connection, names, version).await? {
+            connection.run(&statement).await.map_err(|error| {
+                error.hint(format!(
+                    "the role needs CREATE on the database; or somebody else runs: {statement};"
+                ))
+            })?;
+        }
+        return slot::create(connector, &names.slot).await;
+    }
+    let ordinary = publication::existing(connection, names).await?.contains(&names.publication);
+    let mut missing = Vec::new();
+    if !ordinary {
+        missing.push(format!("{};", publication::create_statement(&names.publication, false, version)));
+    }
+    let usable = found.filter(|found| {
+        found.confirmed_flush_lsn.is_some_and(|confirmed| found.loss(&names.slot, confirmed).is_none())
+    });
+    match usable.and_then(|found| found.confirmed_flush_lsn) {
+        Some(confirmed) if missing.is_empty() => Ok(confirmed),
+        existing => {
+            if existing.is_none() || !ordinary {
+                let name = crate::sql::literal(&names.slot);
+                if existing.is_some() {
+                    missing.push(format!("SELECT pg_drop_replication_slot({name});"));
+                }
+                missing.push(format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput');"));
+            }
+            Err(Error::new(
+                ErrorKind::Source,
+                "slot or publication is missing, and replication.manage is false",
+            )
+            .at("slot", &names.slot)
+            .at("publication", &names.publication)
+            .hint(missing.join(" ")))
+        }
+    }
+}
+
+/// Why what follows a saved position cannot be had any more.
+async fn loss(
+    connector: &Connector,
+    connection: &Connection,
+    names: &Names,
+    saved: &LogPosition,
+    lsn: Lsn,
+    place: &Place,
+) -> Result<Option<String>> {
+    if let Some(reason) = slot::foreign_log(saved, lsn, place) {
+        return Ok(Some(reason));
+    }
+    let Some(found) = slot::await_idle(connection, &names.slot).await? else {
+        return Ok(Some(format!("slot {} is gone", names.slot)));
+    };
+    found.check_kind(&names.slot, &connector.settings().database)?;
+    if let Some(reason) = found.loss(&names.slot, lsn) {
+        return Ok(Some(reason));
+    }
+    let publications = publication::existing(connection, names).await?;
+    let needed = if settings(connector).manage { 2 } else { 1 };
+    if publications.len() < needed || !publications.contains(&names.publication) {
+        return Ok(Some(format!("publication {} or {} is gone", names.publication, names.insert_only())));
+    }
+    Ok(None)
+}
+
+/// Removes slot and publications, and says what is kept.
+pub(crate) async fn clear(connector: &Connector, saved: &LogPosition) -> Result<Vec<String>> {
+    let names = saved.names()?;
+    let mut kept = Vec::new();
+    if !settings(connector).manage {
+        kept.push(format!("slot {}: replication.manage is false", names.slot));
+        kept.push(format!("publication {}: replication.manage is false", names.publication));
+        return Ok(kept);
+    }
+    let connection = connector.connect().await?;
+    match slot::find(&connection, &names.slot).await? {
+        None => {}
+        Some(found) => match found.check_kind(&names.slot, &connector.settings().database) {
+            Ok(()) => slot::drop(&connection, &names.slot).await?,
+            Err(error) => kept.push(format!("slot {}: {}", names.slot, error.message())),
+        },
+    }
+    publication::drop(&connection, &names).await?;
+    Ok(kept)
+}

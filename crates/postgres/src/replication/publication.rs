@@ -1,0 +1,305 @@
+//! Publications: what of the log is sent to us.
+//!
+//! Guarantee: no table is published whose updates or deletes would then fail at the source.
+
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Result, StreamId};
+use serde::Deserialize;
+
+use super::identity::{LogKey, log_keys};
+use super::lsn::Names;
+use crate::connect::Connection;
+use crate::sql;
+
+const VIA_ROOT_VERSION: u32 = 13;
+const TRUNCATE_VERSION: u32 = 11;
+/// From here on stored generated columns are in the log.
+pub(crate) const GENERATED_VERSION: u32 = 18;
+
+/// A table's place in a publication.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    publication: String,
+    pub(crate) id: StreamId,
+    relation: u32,
+    /// Its row in the catalog: another one if it left and came back. The publication's own if that is for all
+    /// tables.
+    row: u32,
+    /// Whether it is named, so that it can be taken out.
+    named: bool,
+}
+
+impl Member {
+    /// What tells whether the stream has been in the log without a break.
+    pub(crate) fn place(&self) -> String {
+        format!("{}:{}", self.relation, self.row)
+    }
+}
+
+/// The statement that makes a publication.
+pub(crate) fn create_statement(name: &str, insert_only: bool, version: u32) -> String {
+    let publish = match insert_only {
+        true => "insert",
+        false if version >= TRUNCATE_VERSION => "insert, update, delete, truncate",
+        false => "insert, update, delete",
+    };
+    let mut options = format!("publish = '{publish}'");
+    if version >= VIA_ROOT_VERSION {
+        options.push_str(", publish_via_partition_root = false");
+    }
+    // What a backfill reads of them, the log should say too.
+    if version >= GENERATED_VERSION {
+        options.push_str(", publish_generated_columns = stored");
+    }
+    format!("CREATE PUBLICATION {} WITH ({options})", sql::ident(name))
+}
+
+/// Both publications of a pipeline, and whether each is for inserts only.
+fn both(names: &Names) -> [(String, bool); 2] {
+    [(names.publication.clone(), false), (names.insert_only(), true)]
+}
+
+/// Of the pipeline's publications those that exist, the ordinary one first.
+pub(crate) async fn existing(connection: &Connection, names: &Names) -> Result<Vec<String>> {
+    let wanted: Vec<String> = both(names).into_iter().map(|(name, _)| name).collect();
+    let sql =
+        "SELECT p.pubname::text FROM pg_catalog.pg_publication p WHERE p.pubname::text = ANY ($1) ORDER BY 1";
+    let mut found: Vec<String> =
+        connection.rows(sql, &[&wanted]).await?.iter().map(|row| row.get(0)).collect();
+    found.sort_by_key(|name| wanted.iter().position(|wanted| wanted == name));
+    Ok(found)
+}
+
+/// The statements that make what is missing.
+pub(crate) async fn missing(connection: &Connection, names: &Names, version: u32) -> Result<Vec<String>> {
+    let existing = existing(connection, names).await?;
+    Ok(both(names)
+        .into_iter()
+        .filter(|(name, _)| !existing.contains(name))
+        .map(|(name, insert_only)| create_statement(&name, insert_only, version))
+        .collect())
+}
+
+/// Drops the publications.
+pub(crate) async fn drop(connection: &Connection, names: &Names) -> Result<()> {
+    for (name, _) in both(names) {
+        connection.run(&format!("DROP PUBLICATION IF EXISTS {}", sql::ident(&name))).await?;
+    }
+    Ok(())
+}
+
+/// All that is published.
+pub(crate) async fn members(connection: &Connection, names: &Names) -> Result<Vec<Member>> {
+    let publications: Vec<String> = both(names).into_iter().map(|(name, _)| name).collect();
+    // All tables are those that a server publishes: permanent ones, and none of its own.
+    let sql = "SELECT m.publication::text, n.nspname::text, c.relname::text, c.oid, m.row, m.named FROM ( \
+          SELECT p.pubname, r.prrelid, r.oid, true FROM pg_catalog.pg_publication p \
+            JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname::text = ANY ($1) \
+          UNION ALL SELECT p.pubname, c.oid, p.oid, false FROM pg_catalog.pg_publication p, pg_catalog.pg_class c \
+            WHERE p.pubname::text = ANY ($1) AND p.puballtables AND c.relkind IN ('r', 'p') \
+              AND c.relpersistence = 'p' AND c.oid >= 16384) m(publication, relation, row, named) \
+        JOIN pg_catalog.pg_class c ON c.oid = m.relation \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
+    let rows = connection.rows(sql, &[&publications]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| Member {
+            publication: row.get(0),
+            id: StreamId::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            relation: row.get(3),
+            row: row.get(4),
+            named: row.get(5),
+        })
+        .collect())
+}
+
+/// The places of streams that are members now, each of the publication that it should be in.
+pub(crate) fn places<'a>(
+    members: &[Member],
+    names: &Names,
+    streams: impl Iterator<Item = &'a ConfiguredStream>,
+) -> Vec<(StreamId, String)> {
+    streams.filter_map(|stream| Some((stream.id.clone(), member(members, names, stream)?.place()))).collect()
+}
+
+fn member<'a>(members: &'a [Member], names: &Names, stream: &ConfiguredStream) -> Option<&'a Member> {
+    let publication = names.publication_for(stream.insert_only);
+    members.iter().find(|member| member.id == stream.id && member.publication == publication)
+}
+
+/// What a publication sends, as far as its server's version tells.
+#[derive(Debug, Deserialize)]
+struct Published {
+    #[serde(rename = "pubinsert")]
+    inserts: bool,
+    #[serde(rename = "pubupdate")]
+    updates: bool,
+    #[serde(rename = "pubdelete")]
+    deletes: bool,
+    #[serde(rename = "pubtruncate", default = "yes")]
+    truncates: bool,
+    #[serde(rename = "pubviaroot", default)]
+    via_root: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Checks that somebody else's publications hide nothing of the streams.
+///
+/// # Errors
+/// `Source`, naming the publication, the stream and the statement that helps.
+pub(crate) async fn check<'a>(
+    connection: &Connection,
+    names: &Names,
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<()> {
+    let refuse = |name: &str, what: String, remedy: String| {
+        Err(Error::new(ErrorKind::Source, what).at("publication", name).hint(remedy))
+    };
+    // As JSON, because every version has columns that the one before had not.
+    let sql = "SELECT row_to_json(p)::text FROM pg_catalog.pg_publication p WHERE p.pubname::text = $1";
+    for (name, insert_only) in both(names) {
+        let rows = connection.rows(sql, &[&name]).await?;
+        let Some(row) = rows.first() else { continue };
+        let published: Published = serde_json::from_str(row.get(0))
+            .map_err(|error| Error::bug("pg_publication is not what it was").source(error))?;
+        let set = |option: &str| format!("ALTER PUBLICATION {} SET ({option});", sql::ident(&name));
+        let changes = published.updates && published.deletes && published.truncates;
+        if !published.inserts || !(insert_only || changes) {
+            let kinds = if insert_only { "insert" } else { "insert, update, delete, truncate" };
+            let what = format!("the publication does not publish {kinds}");
+            return refuse(&name, what, set(&format!("publish = '{kinds}'")));
+        }
+        if published.via_root {
+            let what = "with publish_via_partition_root the log does not say which partition was emptied";
+            return refuse(&name, what.to_owned(), set("publish_via_partition_root = false"));
+        }
+    }
+    let sql = "SELECT p.pubname::text, n.nspname::text, c.relname::text, row_to_json(r)::text \
+        FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid \
+        JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname::text = ANY ($1)";
+    let publications: Vec<String> = both(names).into_iter().map(|(name, _)| name).collect();
+    for row in &connection.rows(sql, &[&publications]).await? {
+        let id = StreamId::new(row.get::<_, String>(1), row.get::<_, String>(2));
+        if !wanted.clone().any(|stream| stream.id == id) {
+            continue;
+        }
+        let member: serde_json::Value = serde_json::from_str(row.get(3))
+            .map_err(|error| Error::bug("pg_publication_rel is not what it was").source(error))?;
+        let given = |field: &str| member.get(field).is_some_and(|value| !value.is_null());
+        let what = match (given("prqual"), given("prattrs")) {
+            (true, _) => "a row filter",
+            (_, true) => "a column list",
+            _ => continue,
+        };
+        let (name, table): (&str, _) = (row.get(0), sql::qualified(&id.namespace, &id.name));
+        let name = sql::ident(name);
+        let remedy = format!(
+            "ALTER PUBLICATION {name} DROP TABLE {table}; ALTER PUBLICATION {name} ADD TABLE {table};"
+        );
+        return refuse(row.get(0), format!("the publication has {what} for the stream"), remedy)
+            .map_err(|error: Error| error.at("stream", &id));
+    }
+    Ok(())
+}
+
+/// Takes tables out that belong to no wanted stream.
+pub(crate) async fn detach<'a>(
+    connection: &Connection,
+    names: &Names,
+    members: &[Member],
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<()> {
+    for stray in members.iter().filter(|member| member.named) {
+        let kept = wanted.clone().any(|stream| {
+            stream.id == stray.id && names.publication_for(stream.insert_only) == stray.publication
+        });
+        if !kept {
+            connection.run(&alter(&stray.publication, "DROP", &stray.id, "")).await?;
+            tracing::info!(stream = %stray.id, publication = stray.publication, "no longer published");
+        }
+    }
+    Ok(())
+}
+
+fn alter(publication: &str, verb: &str, id: &StreamId, only: &str) -> String {
+    let table = sql::qualified(&id.namespace, &id.name);
+    format!("ALTER PUBLICATION {} {verb} TABLE {only}{table}", sql::ident(publication))
+}
+
+/// Lets a stream join its publication and returns its place. It is committed when this returns.
+///
+/// # Errors
+/// `Source` where publishing would make the application's own statements fail, or where somebody else has to do
+/// it.
+pub(crate) async fn join(
+    connection: &Connection,
+    version: u32,
+    names: &Names,
+    stream: &ConfiguredStream,
+    manage: bool,
+) -> Result<String> {
+    let found = connection
+        .rows(
+            "SELECT c.oid, c.relkind = 'p' FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname::text = $1 AND c.relname::text = $2",
+            &[&stream.id.namespace, &stream.id.name],
+        )
+        .await?;
+    let Some(row) = found.first() else {
+        return Err(Error::new(ErrorKind::Schema, "the table is gone").at("stream", &stream.id));
+    };
+    let (oid, partitioned): (u32, bool) = (row.get(0), row.get(1));
+    let keys = log_keys(connection, version, &[oid], |_| Vec::new()).await?;
+    match keys.get(&oid) {
+        Some(LogKey::Columns(_)) => {}
+        Some(LogKey::Unfit { .. }) if stream.insert_only => {}
+        Some(LogKey::Unfit { why, remedy }) => {
+            return Err(Error::new(
+                ErrorKind::Source,
+                format!("{why}: once published, its updates and deletes would fail"),
+            )
+            .at("stream", &stream.id)
+            .hint(remedy));
+        }
+        Some(LogKey::Unlogged(why)) => {
+            return Err(Error::new(ErrorKind::Source, why.clone()).at("stream", &stream.id));
+        }
+        None => {
+            return Err(Error::new(ErrorKind::Source, "only tables have changes that can be followed")
+                .at("stream", &stream.id));
+        }
+    }
+
+    // An inheritance parent would bring its children, which are streams of their own.
+    let only = if partitioned { "" } else { "ONLY " };
+    let publication = names.publication_for(stream.insert_only);
+    let add = alter(&publication, "ADD", &stream.id, only);
+    let before = members(connection, names).await?;
+    if manage {
+        // In both it would be published with all that either publishes.
+        for other in before.iter().filter(|m| m.named && m.id == stream.id && m.publication != publication) {
+            connection.run(&alter(&other.publication, "DROP", &stream.id, "")).await?;
+        }
+    }
+    if let Some(member) = member(&before, names, stream) {
+        return Ok(member.place());
+    }
+    if !manage {
+        return Err(Error::new(ErrorKind::Source, "the table is not in the publication")
+            .at("publication", &publication)
+            .at("stream", &stream.id)
+            .hint(format!("{add};")));
+    }
+    connection.run(&add).await.map_err(|error| {
+        let hint = format!("the role must own the table and the publication, or run: {add};");
+        error.at("publication", &publication).at("stream", &stream.id).hint(hint)
+    })?;
+    let after = members(connection, names).await?;
+    member(&after, names, stream)
+        .map(Member::place)
+        .ok_or_else(|| Error::bug("a table joined a publication and is not in it").at("stream", &stream.id))
+}

@@ -1,0 +1,249 @@
+//! Reading the log on a thread of its own: transactions in order, boundaries between them, and rests.
+
+use std::time::{Duration, Instant};
+
+use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, Result};
+
+use super::assemble::{Assembler, Halt};
+use super::batches::Report;
+use super::feedback::Feedback;
+use super::lsn::{LogPosition, Lsn};
+use super::pgoutput::{Body, parse};
+use super::phases::Phases;
+use super::spill::InProgress;
+use crate::wire::{LogMessage, LogReader};
+
+/// How often the server is asked how far it is while an end is waited for.
+const ASK: Duration = Duration::from_millis(200);
+/// How often it is asked where its log ends.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The half of a reading that has the socket.
+pub(super) struct Reader {
+    pub(super) log: LogReader,
+    pub(super) work: Work,
+}
+
+/// All that is done with what was read.
+pub(super) struct Work {
+    assembler: Assembler,
+    in_progress: InProgress,
+    phases: std::sync::Arc<Phases>,
+    feedback: std::sync::Arc<Feedback>,
+    interval: CheckpointInterval,
+    /// Where a bounded reading ends.
+    target: Option<Lsn>,
+    /// What positions are made of.
+    pipeline: LogPosition,
+    /// Whether a transaction has begun and not ended.
+    open: bool,
+    /// The transaction whose changes come while it is in progress.
+    block: Option<u32>,
+    /// Everything before it was read.
+    position: Lsn,
+    boundary: Lsn,
+    boundary_at: Instant,
+    /// Bytes of changes since the boundary.
+    bytes: u64,
+    /// As far as the server is known to have come.
+    source: Lsn,
+    committed_at: Option<i64>,
+    asked_at: Option<Instant>,
+    /// When the source's end was looked at.
+    looked_at: Instant,
+    ended: bool,
+}
+
+impl Reader {
+    /// Reads until the end, and says so.
+    pub(super) fn run(mut self) {
+        let result = match self.read() {
+            Ok(()) => Ok(()),
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Changed(change)) => {
+                let event = ChangeEvent::Changed { stream: change.stream, what: change.what };
+                self.work.assembler.batches.outlet().send(event)
+            }
+        };
+        // Nobody listens any more where the stream was dropped.
+        let _ = self.work.assembler.batches.outlet().sender.blocking_send(Report::End(result));
+    }
+
+    fn read(&mut self) -> Result<(), Halt> {
+        let Self { log, work } = self;
+        loop {
+            if work.assembler.batches.outlet().stop.is_cancelled() {
+                return Err(Error::cancelled().into());
+            }
+            if work.look_around()? {
+                // What the server did not say meanwhile it was not asked for.
+                log.rested();
+            }
+            if work.ended {
+                return Ok(());
+            }
+            if let Some(bytes) = log.large() {
+                // It stands in memory twice for a while, in the buffer and in its column.
+                let Assembler { tables, batches, .. } = &mut work.assembler;
+                batches.flush(tables)?;
+                batches.charge(tables, bytes.saturating_mul(2))?;
+            }
+            match log.poll()? {
+                Some(LogMessage::Data(message)) => work.message(message)?,
+                Some(LogMessage::Keepalive { end, reply }) => work.keepalive(Lsn(end), reply),
+                None => work.idle(),
+            }
+        }
+    }
+}
+
+/// What a reading begins with.
+pub(super) struct Start {
+    pub(super) from: Lsn,
+    pub(super) target: Option<Lsn>,
+    pub(super) pipeline: LogPosition,
+    pub(super) interval: CheckpointInterval,
+}
+
+impl Work {
+    pub(super) fn new(
+        start: Start,
+        assembler: Assembler,
+        in_progress: InProgress,
+        phases: std::sync::Arc<Phases>,
+        feedback: std::sync::Arc<Feedback>,
+    ) -> Self {
+        let read_at = assembler.tables.read_at();
+        Self {
+            assembler,
+            in_progress,
+            phases,
+            feedback,
+            interval: start.interval,
+            target: start.target,
+            pipeline: start.pipeline,
+            open: false,
+            block: None,
+            position: start.from,
+            boundary: start.from,
+            boundary_at: Instant::now(),
+            bytes: 0,
+            source: start.from.max(read_at),
+            committed_at: None,
+            asked_at: None,
+            looked_at: Instant::now(),
+            ended: false,
+        }
+    }
+
+    /// Between transactions: a boundary where one is due, then a rest where one is asked for. Says whether it
+    /// rested.
+    fn look_around(&mut self) -> Result<bool, Halt> {
+        if self.open || self.block.is_some() {
+            return Ok(false);
+        }
+        let opening = self.phases.any_opening();
+        let reached = self.target.is_some_and(|target| self.position >= target);
+        let moved = self.position > self.boundary;
+        let due = self.bytes >= self.interval.bytes || self.boundary_at.elapsed() >= self.interval.time;
+        if reached || (moved && (due || opening)) {
+            self.come_to_boundary()?;
+        }
+        if reached && !opening {
+            self.ended = true;
+        }
+        if opening {
+            self.phases.rest(&self.assembler.batches.outlet().stop)?;
+        }
+        Ok(opening)
+    }
+
+    fn come_to_boundary(&mut self) -> Result<(), Halt> {
+        let Assembler { tables, batches, .. } = &mut self.assembler;
+        batches.settle(tables)?;
+        // A keepalive says how far the server has sent, not how far there is to go.
+        if self.looked_at.elapsed() >= LOOK {
+            self.source = self.source.max(batches.outlet().wait(tables.log_end())?);
+            self.looked_at = Instant::now();
+        }
+        let source = self.source.max(self.position);
+        batches.outlet().send(ChangeEvent::Boundary(Boundary {
+            position: self.pipeline.at(self.position).to_position(),
+            source: Some(self.pipeline.at(source).to_position()),
+            behind_bytes: source.0 - self.position.0,
+            committed_at: self.committed_at,
+        }))?;
+        self.boundary = self.position;
+        self.boundary_at = Instant::now();
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// Everything before `end` was sent. A transaction that is still in progress commits later, and is sent again
+    /// by who begins there, so that it does not hold the position back.
+    fn keepalive(&mut self, end: Lsn, reply: bool) {
+        self.source = self.source.max(end);
+        if !self.open && self.block.is_none() {
+            self.position = self.position.max(end);
+        }
+        if reply {
+            self.feedback.say();
+        }
+    }
+
+    /// Nothing came for a moment.
+    fn idle(&mut self) {
+        if self.target.is_some() && self.asked_at.is_none_or(|at| at.elapsed() >= ASK) {
+            self.asked_at = Some(Instant::now());
+            self.feedback.ask();
+        }
+    }
+
+    fn message(&mut self, message: &[u8]) -> Result<(), Halt> {
+        let parsed = parse(message, self.block.is_some())?;
+        self.bytes += message.len() as u64;
+        match parsed.body {
+            Body::Begin { commit_lsn, commit_ts, xid } => {
+                self.open = true;
+                self.assembler.begin(xid, Lsn(commit_lsn), commit_ts)?;
+                self.committed_at = Some(commit_ts);
+            }
+            Body::Commit { end_lsn, .. } => {
+                self.open = false;
+                self.position = self.position.max(Lsn(end_lsn));
+            }
+            Body::StreamStart { xid, .. } => self.block = Some(xid),
+            Body::StreamStop => self.block = None,
+            Body::StreamAbort { xid, subxid } => self.in_progress.abort(xid, subxid),
+            Body::StreamCommit { xid, commit_lsn, end_lsn, commit_ts } => {
+                self.assembler.begin(xid, Lsn(commit_lsn), commit_ts)?;
+                self.replay(xid)?;
+                self.committed_at = Some(commit_ts);
+                self.position = self.position.max(Lsn(end_lsn));
+            }
+            body => match self.block {
+                Some(xid) => self.in_progress.keep(xid, message)?,
+                None => self.assembler.change(&body, message.len())?,
+            },
+        }
+        Ok(())
+    }
+
+    /// Goes through a transaction that was kept, now that it is known to count.
+    fn replay(&mut self, xid: u32) -> Result<(), Halt> {
+        let mut replay = self.in_progress.commit(xid)?;
+        let mut message = Vec::new();
+        while replay.next(&mut message)? {
+            if self.assembler.batches.outlet().stop.is_cancelled() {
+                return Err(Error::cancelled().into());
+            }
+            let parsed = parse(&message, true)?;
+            // What a table looks like is said once per transaction, be it in a part that was rolled back.
+            let counts = parsed.xid.is_none_or(|xid| !replay.aborted.contains(&xid));
+            if counts || matches!(parsed.body, Body::Relation(_)) {
+                self.assembler.change(&parsed.body, message.len())?;
+            }
+        }
+        Ok(())
+    }
+}

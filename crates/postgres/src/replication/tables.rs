@@ -1,0 +1,440 @@
+//! The streams as they are at the source, and how tables in the log relate to them.
+//!
+//! The catalog is read once, at a place in the log. What the log says of a table before that place may be an older
+//! shape of it, whose rows are read as what they are now as far as that goes; what it says after that place and the
+//! catalog did not know is a change of the stream.
+//!
+//! Guarantee: a change is only told once a row depends on it that the stream does not hold yet. Otherwise one that
+//! was read anew behind the change would meet it again, for ever.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use lakeward_core::{ConfiguredStream, OnPartitionChange, Result, StreamId};
+
+use super::filter::{FilterColumn, RowFilter};
+use super::lsn::{Lsn, Names};
+use super::pgoutput::Relation;
+use super::slot::Place;
+use crate::connect::{Connection, Connector};
+use crate::decode::WireColumn;
+use crate::schema::{Depth, Described, describe};
+use crate::sql;
+
+/// A stream that is followed.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) stream: Arc<ConfiguredStream>,
+    oid: u32,
+    /// Its columns, in its order.
+    pub(super) columns: Vec<TableColumn>,
+    /// Which of them are the key.
+    pub(super) key: Vec<usize>,
+    pub(super) filter: Option<RowFilter>,
+    /// Its own rows in a FROM clause.
+    pub(super) from: String,
+    partitioned: bool,
+    /// All columns that the catalog has.
+    known: HashSet<String>,
+}
+
+/// A column of a stream.
+#[derive(Debug)]
+pub(super) struct TableColumn {
+    pub(super) wire: WireColumn,
+    pub(super) sql_type: String,
+    type_oid: u32,
+    typmod: i32,
+    generated: bool,
+}
+
+/// How a table's rows in the log become a stream's.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    pub(super) table: usize,
+    /// By column of the stream, which value of a row it is; none where the table has no such column.
+    pub(super) values: Vec<Option<usize>>,
+    /// The same by column of the filter.
+    pub(super) filter: Vec<Option<usize>>,
+    /// How many values a row has.
+    pub(super) width: usize,
+    /// Whether it is a part of a partitioned table.
+    pub(super) part: bool,
+}
+
+/// The stream is no longer what it was.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) stream: StreamId,
+    pub(super) what: String,
+}
+
+/// All streams that are followed.
+pub(super) struct Tables {
+    pub(super) tables: Vec<Table>,
+    by_oid: HashMap<u32, (usize, Part)>,
+    /// Where the log was when the catalog was read.
+    read_at: Lsn,
+    /// As the log described tables last.
+    relations: HashMap<u32, Known>,
+    connection: Connection,
+    publications: Vec<String>,
+}
+
+/// A table in the log.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// It is no stream's.
+    Foreign,
+    /// Its rows are these.
+    Mapped(Mapping),
+    /// Its rows are this stream's, which is no longer what it was.
+    Changed {
+        /// The stream.
+        table: usize,
+        /// What happened.
+        what: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Root,
+    Partition,
+}
+
+impl Tables {
+    /// Reads the catalog. `Err` inside where a stream is not what it was configured from; `described` says which
+    /// columns its description had.
+    pub(super) async fn load(
+        connector: &Connector,
+        names: &Names,
+        streams: impl Iterator<Item = Arc<ConfiguredStream>>,
+        described: impl Fn(&StreamId) -> Option<HashSet<String>>,
+    ) -> Result<Result<Self, Change>> {
+        let connection = connector.connect().await?;
+        let version = connector.version().await?;
+        let read_at = Place::current(&connection).await?.lsn;
+        let streams: Vec<_> = streams.collect();
+        let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id.clone()).collect();
+        let mut found: HashMap<StreamId, Described> = describe(connector, &connection, &ids, Depth::Read)
+            .await?
+            .into_iter()
+            .map(|described| (described.relation.id.clone(), described))
+            .collect();
+        let (mut tables, mut by_oid) = (Vec::with_capacity(streams.len()), HashMap::new());
+        for stream in streams {
+            let change = |what: String| Change { stream: stream.id.clone(), what };
+            let Some(now) = found.remove(&stream.id) else {
+                return Ok(Err(change("the table is gone".to_owned())));
+            };
+            if let Some(what) = difference(&stream, &now, described(&stream.id)) {
+                return Ok(Err(change(what)));
+            }
+            by_oid.insert(now.relation.oid, (tables.len(), Part::Root));
+            tables.push(table(&connection, version, stream, &now).await?);
+        }
+        for (oid, root) in partitions(&connection, by_oid.keys().copied().collect()).await? {
+            if let Some((table, _)) = by_oid.get(&root).copied() {
+                by_oid.entry(oid).or_insert((table, Part::Partition));
+            }
+        }
+        let publications = vec![names.publication_for(false), names.publication_for(true)];
+        Ok(Ok(Self { tables, by_oid, read_at, relations: HashMap::new(), connection, publications }))
+    }
+
+    /// What is known of a table that rows in the log are of.
+    pub(super) fn known(&self, relation: u32) -> &Known {
+        self.relations.get(&relation).unwrap_or(&Known::Foreign)
+    }
+
+    pub(super) fn index(&self, stream: &StreamId) -> Option<usize> {
+        self.tables.iter().position(|table| table.stream.id == *stream)
+    }
+
+    /// Where the log was when the catalog was read.
+    pub(super) fn read_at(&self) -> Lsn {
+        self.read_at
+    }
+
+    /// Up to where the log could be read now.
+    pub(super) async fn log_end(&self) -> Result<Lsn> {
+        // CASE keeps a standby from calling what only a primary may.
+        let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+            ELSE pg_current_wal_flush_lsn() END::text";
+        self.connection.row(sql, &[]).await?.get::<_, &str>(0).parse()
+    }
+
+    /// Takes note of a table as the log describes it, in a transaction that was committed at `commit`.
+    pub(super) async fn note(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<()> {
+        let known = match self.by_oid.get(&relation.oid).copied() {
+            Some((table, part)) => self.map(relation, table, part, commit),
+            None => self.resolve(relation, commit).await?,
+        };
+        self.relations.insert(relation.oid, known);
+        Ok(())
+    }
+
+    /// What a table is that the catalog did not have when it was read.
+    async fn resolve(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<Known> {
+        // A partition that was made as one has nothing in it. Its columns are then written by the command that writes
+        // its system columns, which nothing writes again; attaching and detaching writes every column anew.
+        let sql = "WITH RECURSIVE up(oid, depth, made) AS (SELECT c.oid, 0, true FROM pg_catalog.pg_class c \
+              WHERE c.oid = $1 UNION ALL \
+            SELECT i.inhparent, up.depth + 1, up.made AND a.xmin = i.xmin AND EXISTS ( \
+                SELECT FROM pg_catalog.pg_attribute u WHERE u.attrelid = up.oid AND u.attnum > 0 \
+                  AND u.xmin = a.xmin AND u.cmin = a.cmin) FROM up \
+              JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition \
+              JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid \
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = up.oid AND a.attnum = -1) \
+            SELECT oid, made FROM up ORDER BY depth";
+        let rows = self.connection.rows(sql, &[&relation.oid]).await?;
+        for row in &rows {
+            let Some((table, _)) = self.by_oid.get(&row.get(0)).copied() else { continue };
+            if !row.get::<_, bool>(1) {
+                let what = format!("partition {} was attached, with the rows that it had", relation.name);
+                return Ok(Known::Changed { table, what });
+            }
+            self.by_oid.insert(relation.oid, (table, Part::Partition));
+            return Ok(self.map(relation, table, Part::Partition, commit));
+        }
+        self.former(relation, commit).await
+    }
+
+    /// What a table is that is no partition any more: published by itself it was none, otherwise it was one when its
+    /// rows were written. Whose it was the catalog no longer says.
+    async fn former(&self, relation: &Relation<'_>, commit: Lsn) -> Result<Known> {
+        let sql = "SELECT FROM pg_catalog.pg_publication p WHERE p.pubname::text = ANY ($1) AND (p.puballtables OR EXISTS \
+            (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = $2))";
+        if !self.connection.rows(sql, &[&self.publications, &relation.oid]).await?.is_empty() {
+            return Ok(Known::Foreign);
+        }
+        let names: HashSet<&str> = relation.columns.iter().map(|column| column.name).collect();
+        let origins: Vec<usize> = (0..self.tables.len())
+            .filter(|index| {
+                let table = &self.tables[*index];
+                let mut logged = table.columns.iter().filter(|column| !column.generated);
+                table.partitioned && logged.all(|column| names.contains(column.wire.name.as_str()))
+            })
+            .collect();
+        Ok(match origins.as_slice() {
+            [] => Known::Foreign,
+            [table] if self.tables[*table].stream.on_partition_change == OnPartitionChange::Keep => {
+                self.map(relation, *table, Part::Partition, commit)
+            }
+            [table, ..] => {
+                let what = format!("{} may have been a partition of it and is none any more", relation.name);
+                Known::Changed { table: *table, what }
+            }
+        })
+    }
+
+    /// Whether these are all the partitions with rows that a table had when a transaction emptied them: the log
+    /// names no partitioned table whose partitions it names.
+    pub(super) async fn are_all_parts(&self, table: usize, parts: &[u32], transaction: u32) -> Result<bool> {
+        let sql = "WITH RECURSIVE tree(oid, relkind, attached) AS ( \
+              SELECT c.oid, c.relkind, '{}'::text[] FROM pg_catalog.pg_class c WHERE c.oid = $1 \
+            UNION ALL SELECT c.oid, c.relkind, t.attached || i.xmin::text FROM tree t \
+              JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND t.relkind = 'p' \
+              JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid) \
+            SELECT attached FROM tree WHERE relkind <> 'p' AND oid <> ALL ($2::oid[])";
+        let others = self.connection.rows(sql, &[&self.tables[table].oid, &parts]).await?;
+        // Both took locks that exclude each other, so that a later transaction attached what was spared.
+        Ok(others.iter().all(|row| {
+            row.get::<_, Vec<&str>>(0)
+                .iter()
+                .filter_map(|xid| xid.parse().ok())
+                .any(|xid: u32| is_later(xid, transaction))
+        }))
+    }
+
+    fn map(&self, relation: &Relation<'_>, table: usize, part: Part, commit: Lsn) -> Known {
+        match self.mapping(relation, table, part, commit < self.read_at) {
+            Ok(mapping) => Known::Mapped(mapping),
+            Err(what) => Known::Changed { table, what },
+        }
+    }
+
+    /// `older`: rows that were written before the catalog was read, so that it may be ahead of them.
+    fn mapping(
+        &self,
+        relation: &Relation<'_>,
+        index: usize,
+        part: Part,
+        older: bool,
+    ) -> Result<Mapping, String> {
+        let table = &self.tables[index];
+        let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
+        let mut values = Vec::with_capacity(table.columns.len());
+        for (number, column) in table.columns.iter().enumerate() {
+            let name = &column.wire.name;
+            let mut value = position(name);
+            match value.map(|at| relation.columns[at]) {
+                None if (older || column.generated) && !table.key.contains(&number) => {}
+                None => return Err(format!("column {name} was dropped")),
+                Some(logged) if logged.type_oid != column.type_oid => {
+                    if !older {
+                        return Err(format!("the type of column {name} changed"));
+                    }
+                    // A value of then that is none of now: the same as if there had been no such column.
+                    if !widens(logged.type_oid, column.type_oid) {
+                        if table.key.contains(&number) {
+                            return Err(format!("the type of column {name} changed"));
+                        }
+                        value = None;
+                    }
+                }
+                Some(logged) if logged.typmod != column.typmod && !older => {
+                    return Err(format!("the type of column {name} changed"));
+                }
+                Some(_) => {}
+            }
+            values.push(value);
+        }
+        let added = relation.columns.iter().find(|column| {
+            !older && table.stream.schema.column(column.name).is_none() && !table.known.contains(column.name)
+        });
+        if let Some(added) = added {
+            return Err(format!("column {} was added", added.name));
+        }
+        let filter =
+            table.filter.iter().flat_map(|filter| &filter.columns).map(|name| position(name)).collect();
+        identity(table, relation)?;
+        let part = part == Part::Partition;
+        Ok(Mapping { table: index, values, filter, width: relation.columns.len(), part })
+    }
+}
+
+/// Whether the text of every value of a type is the same value of another one. OIDs as in `pg_type.dat`.
+fn widens(from: u32, to: u32) -> bool {
+    match from {
+        // int2, int4, int8
+        21 => matches!(to, 23 | 20 | 1700),
+        23 => matches!(to, 20 | 1700),
+        20 => to == 1700,
+        // name, text, varchar
+        19 | 25 | 1043 => matches!(to, 25 | 1043),
+        _ => false,
+    }
+}
+
+/// Whether a transaction began after another one, in numbers that wrap.
+fn is_later(xid: u32, than: u32) -> bool {
+    /// Below are those that are before all others.
+    const FIRST_NORMAL: u32 = 3;
+    xid >= FIRST_NORMAL && xid.wrapping_sub(than).cast_signed() > 0
+}
+
+/// Whether old rows in the log still are named by the stream's key.
+fn identity(table: &Table, relation: &Relation<'_>) -> Result<(), String> {
+    if table.stream.insert_only || relation.replica_identity == b'f' {
+        return Ok(());
+    }
+    let logged: HashSet<&str> =
+        relation.columns.iter().filter(|column| column.key).map(|column| column.name).collect();
+    let expected: HashSet<&str> = table.stream.key.iter().map(String::as_str).collect();
+    // A partitioned root has no rows, so that what identifies them is its partitions' matter.
+    let rootless = table.partitioned && logged.is_empty();
+    if logged == expected || rootless { Ok(()) } else { Err("its replica identity changed".to_owned()) }
+}
+
+/// How a stream differs from what it was configured from.
+fn difference(
+    stream: &ConfiguredStream,
+    now: &Described,
+    described: Option<HashSet<String>>,
+) -> Option<String> {
+    for column in &stream.schema.columns {
+        let Some((found, _)) = now.columns.iter().find(|(found, _)| found.name == column.name) else {
+            return Some(format!("column {} was dropped", column.name));
+        };
+        if found.source_type != column.source_type {
+            return Some(format!("the type of column {} changed", column.name));
+        }
+        if found.attnum.to_string() != column.identity {
+            return Some(format!("column {} is another one of that name", column.name));
+        }
+    }
+    if let Some(described) = described
+        && let Some((added, _)) = now.columns.iter().find(|(column, _)| !described.contains(&column.name))
+    {
+        return Some(format!("column {} was added", added.name));
+    }
+    let same_key = now.stream.log_key.as_ref().is_some_and(|key| *key == stream.key);
+    (!same_key && !stream.insert_only).then(|| "its replica identity changed".to_owned())
+}
+
+async fn table(
+    connection: &Connection,
+    version: u32,
+    stream: Arc<ConfiguredStream>,
+    now: &Described,
+) -> Result<Table> {
+    let mut columns = Vec::with_capacity(stream.schema.columns.len());
+    for column in &stream.schema.columns {
+        let Some((found, mapped)) = now.columns.iter().find(|(found, _)| found.name == column.name) else {
+            continue;
+        };
+        columns.push(TableColumn {
+            wire: WireColumn {
+                name: column.name.clone(),
+                pg_type: mapped.pg_type.clone(),
+                target: column.column_type.clone(),
+                on_bad_value: stream.bad_value_policy(&column.name),
+            },
+            sql_type: found.sql_type.clone(),
+            type_oid: found.type_oid,
+            typmod: found.typmod,
+            // Before 18 the log has none of them; of those computed when read it has none at all.
+            generated: found.generated,
+        });
+    }
+    let filter = match &stream.filter {
+        None => None,
+        Some(filter) => {
+            let names = filter.columns();
+            let columns: Vec<FilterColumn> = now
+                .columns
+                .iter()
+                .filter(|(column, _)| names.contains(&column.name.as_str()))
+                .map(|(column, _)| FilterColumn {
+                    name: column.name.clone(),
+                    type_oid: column.type_oid,
+                    collation: column.collation,
+                    sql_type: column.sql_type.clone(),
+                })
+                .collect();
+            let compiled = RowFilter::compile(connection, version, filter.expr(), &columns).await;
+            Some(compiled.map_err(|error| error.at("stream", &stream.id))?)
+        }
+    };
+    let partitioned = now.relation.kind == crate::catalog::RelationKind::Partitioned;
+    let name = sql::qualified(&stream.id.namespace, &stream.id.name);
+    Ok(Table {
+        key: stream.key.iter().filter_map(|name| stream.schema.index_of(name)).collect(),
+        oid: now.relation.oid,
+        from: if partitioned { name } else { format!("ONLY {name}") },
+        partitioned,
+        known: now.columns.iter().map(|(column, _)| column.name.clone()).collect(),
+        columns,
+        filter,
+        stream,
+    })
+}
+
+/// All partitions below roots, at every level, with their roots.
+async fn partitions(connection: &Connection, roots: Vec<u32>) -> Result<Vec<(u32, u32)>> {
+    let sql = "WITH RECURSIVE tree(root, oid) AS (SELECT c.oid, c.oid FROM pg_catalog.pg_class c \
+          WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'p' \
+        UNION ALL SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
+          JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p') \
+        SELECT oid, root FROM tree WHERE oid <> root";
+    Ok(connection.rows(sql, &[&roots]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+impl Table {
+    /// What its values can be decoded as.
+    pub(super) fn wire(&self) -> Vec<WireColumn> {
+        self.columns.iter().map(|column| column.wire.clone()).collect()
+    }
+}
