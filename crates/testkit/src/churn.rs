@@ -198,9 +198,13 @@ impl Writer {
     fn definition(&mut self) -> String {
         let column = format!("extra_{}", self.rng.random_range(0..3));
         match self.rng.random_range(0..4) {
-            0 | 1 => format!("ALTER TABLE keyed ADD COLUMN IF NOT EXISTS {column} int; UPDATE keyed SET {column} = version WHERE id % 50 = 0"),
+            0 | 1 => format!(
+                "ALTER TABLE keyed ADD COLUMN IF NOT EXISTS {column} int; UPDATE keyed SET {column} = version WHERE id % 50 = 0"
+            ),
             2 => format!("ALTER TABLE keyed DROP COLUMN IF EXISTS {column}"),
-            _ => format!("ALTER TABLE pairs ADD COLUMN IF NOT EXISTS {column} text DEFAULT 'there'; UPDATE pairs SET {column} = 'set' WHERE a % 60 = 0"),
+            _ => format!(
+                "ALTER TABLE pairs ADD COLUMN IF NOT EXISTS {column} text DEFAULT 'there'; UPDATE pairs SET {column} = 'set' WHERE a % 60 = 0"
+            ),
         }
     }
 
@@ -222,7 +226,9 @@ impl Writer {
                      FROM generate_series(0, {few} - 1) g"
                 )
             }
-            12..30 => format!("UPDATE keyed SET version = version + 1 WHERE id BETWEEN {key} AND {key} + {few}"),
+            12..30 => {
+                format!("UPDATE keyed SET version = version + 1 WHERE id BETWEEN {key} AND {key} + {few}")
+            }
             30..36 => format!("UPDATE keyed SET big = large('{version}'), list = NULL WHERE id = {key}"),
             // What is stored out of line stays as it is while its row gets another key.
             36..42 => format!(
@@ -232,7 +238,9 @@ impl Writer {
             42..47 => format!("DELETE FROM keyed WHERE id BETWEEN {key} AND {key} + 3"),
             47..52 => {
                 let first = self.fresh(few);
-                format!("INSERT INTO pairs (a, b, n) SELECT {first} + g, 'new', {version} FROM generate_series(0, {few} - 1) g")
+                format!(
+                    "INSERT INTO pairs (a, b, n) SELECT {first} + g, 'new', {version} FROM generate_series(0, {few} - 1) g"
+                )
             }
             // Two rows swap their keys by way of a third.
             52..60 => {
@@ -244,11 +252,15 @@ impl Writer {
             }
             60..66 => format!("DELETE FROM pairs WHERE a = {key}"),
             66..72 => format!("INSERT INTO bare SELECT {version}, 'x' FROM generate_series(1, {few})"),
-            72..77 => format!("DELETE FROM bare WHERE ctid IN (SELECT ctid FROM bare WHERE n >= {version} % 300 LIMIT {few})"),
+            72..77 => format!(
+                "DELETE FROM bare WHERE ctid IN (SELECT ctid FROM bare WHERE n >= {version} % 300 LIMIT {few})"
+            ),
             77..81 => format!("UPDATE bare SET t = 'u{version}' WHERE n = {version} % 300"),
             81..86 => {
                 let first = self.fresh(few);
-                format!("INSERT INTO regions SELECT {first} + g, (ARRAY['eu', 'us', 'ap'])[g % 3 + 1], {version} FROM generate_series(0, {few} - 1) g")
+                format!(
+                    "INSERT INTO regions SELECT {first} + g, (ARRAY['eu', 'us', 'ap'])[g % 3 + 1], {version} FROM generate_series(0, {few} - 1) g"
+                )
             }
             // From one partition to another.
             86..93 => format!(

@@ -145,7 +145,7 @@ impl CdcDriver for PostgresDriver {
     }
 
     fn intent(&self, pipeline: &str) -> Position {
-        let Names { slot, publication } = prepare::names(&self.connector, pipeline);
+        let Names { slot, publication, .. } = prepare::names(&self.connector, pipeline);
         let intent = LogPosition {
             slot: Some(slot),
             publication: Some(publication),
@@ -160,7 +160,7 @@ impl CdcDriver for PostgresDriver {
         self.replication.end(&self.connector).await?;
         let prepared = prepare::prepare(&self.connector, streams, &saved).await?;
         let mut state = self.replication.state();
-        state.names = Some(saved.names()?);
+        state.names = Some(LogPosition::of(&prepared.position)?.names()?);
         state.released = Lsn::default();
         Ok(prepared)
     }
@@ -225,13 +225,11 @@ impl CdcDriver for PostgresDriver {
         Ok(stream::unfold(running, Running::next).boxed())
     }
 
-    async fn enter_phase(&self, stream: &StreamId, phase: StreamPhase) -> Result<()> {
+    async fn enter_phase(&self, stream: &StreamId, phase: StreamPhase) -> Result<Option<u64>> {
         let reading = self.replication.state().reading.clone();
         match reading {
-            Some(reading) if !reading.ended.is_cancelled() => {
-                reading.phases.enter(stream, phase, &reading.ended).await
-            }
-            _ => Ok(()),
+            Some(reading) if !reading.ended.is_cancelled() => reading.phases.enter(stream, phase).map(Some),
+            _ => Ok(None),
         }
     }
 

@@ -72,6 +72,10 @@ pub(crate) struct LogPosition {
     pub(crate) system_identifier: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) made: Option<bool>,
+    /// Where the pipeline began to follow the log, or began anew after changes were lost: what joined before is
+    /// not in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<Lsn>,
 }
 
 impl LogPosition {
@@ -104,7 +108,7 @@ impl LogPosition {
     pub(crate) fn names(&self) -> Result<Names> {
         match (&self.slot, &self.publication) {
             (Some(slot), Some(publication)) => {
-                Ok(Names { slot: slot.clone(), publication: publication.clone() })
+                Ok(Names { slot: slot.clone(), publication: publication.clone(), since: self.since })
             }
             _ => Err(Error::new(
                 lakeward_core::ErrorKind::State,
@@ -119,9 +123,18 @@ impl LogPosition {
 pub(crate) struct Names {
     pub(crate) slot: String,
     pub(crate) publication: String,
+    /// [`LogPosition::since`]
+    pub(crate) since: Option<Lsn>,
 }
 
 impl Names {
+    /// A stream's place in this pipeline's log: where it is another than before, the log was not followed without
+    /// a break.
+    pub(crate) fn place(&self, relation: u32, member: u32) -> String {
+        let since = self.since.unwrap_or_default();
+        format!("{relation}:{member}@{since}")
+    }
+
     /// The publication of streams of which only inserts are followed.
     pub(crate) fn insert_only(&self) -> String {
         format!("{}_insert_only", self.publication)

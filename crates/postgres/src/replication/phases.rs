@@ -6,7 +6,6 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lakeward_core::{Error, Result, StreamId, StreamPhase};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How long a resting reader waits before it looks whether it is to stop.
@@ -17,19 +16,13 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Phases {
     streams: Mutex<HashMap<StreamId, StreamPhase>>,
     changed: Condvar,
-    /// Raised with every change, so that who looks per transaction need not lock.
+    /// Raised with every change, under the lock; who looks per transaction need not take it.
     version: AtomicU64,
-    resting: watch::Sender<bool>,
 }
 
 impl Phases {
     pub(super) fn new(streams: impl Iterator<Item = (StreamId, StreamPhase)>) -> Self {
-        Self {
-            streams: Mutex::new(streams.collect()),
-            changed: Condvar::new(),
-            version: AtomicU64::new(1),
-            resting: watch::Sender::new(false),
-        }
+        Self { streams: Mutex::new(streams.collect()), changed: Condvar::new(), version: AtomicU64::new(1) }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<StreamId, StreamPhase>> {
@@ -48,48 +41,48 @@ impl Phases {
         any_opening(&self.lock())
     }
 
-    /// Sets a phase; with `Opening` it returns when the reader rests, or has `ended`.
-    pub(super) async fn enter(
-        &self,
-        stream: &StreamId,
-        phase: StreamPhase,
-        ended: &CancellationToken,
-    ) -> Result<()> {
-        let opening = phase == StreamPhase::Opening;
-        let mut resting = self.resting.subscribe();
-        match self.lock().get_mut(stream) {
+    /// Sets a phase. Returns the version of the phases from then on.
+    ///
+    /// # Errors
+    /// `Bug`, where the stream is not among those being read.
+    pub(super) fn enter(&self, stream: &StreamId, phase: StreamPhase) -> Result<u64> {
+        let mut streams = self.lock();
+        match streams.get_mut(stream) {
             Some(current) => *current = phase,
             None => return Err(Error::bug("a stream is not among those being read").at("stream", stream)),
         }
-        self.version.fetch_add(1, Ordering::SeqCst);
+        let version = self.version.fetch_add(1, Ordering::SeqCst) + 1;
         self.changed.notify_all();
-        if opening {
-            tokio::select! {
-                () = ended.cancelled() => {}
-                // Its sender lives as long as we do.
-                _ = resting.wait_for(|resting| *resting) => {}
-            }
-        }
-        Ok(())
+        Ok(version)
     }
 
-    /// Rests, at a boundary, for as long as a stream is being opened.
+    /// Rests, at a boundary, for as long as a stream is being opened, and tells for which version it does so.
     ///
     /// # Errors
     /// `Cancelled`.
-    pub(super) fn rest(&self, stop: &CancellationToken) -> Result<()> {
+    pub(super) fn rest(
+        &self,
+        stop: &CancellationToken,
+        mut tell: impl FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut told = 0;
         let mut streams = self.lock();
         while any_opening(&streams) {
-            // Under the lock: whoever opens a stream meanwhile finds a reader that goes on resting.
-            self.resting.send_replace(true);
             if stop.is_cancelled() {
-                self.resting.send_replace(false);
                 return Err(Error::cancelled());
+            }
+            let version = self.version();
+            if version != told {
+                // Not under the lock: it waits until it is heard.
+                drop(streams);
+                tell(version)?;
+                told = version;
+                streams = self.lock();
+                continue;
             }
             let waited = self.changed.wait_timeout(streams, LOOK);
             streams = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        self.resting.send_replace(false);
         Ok(())
     }
 }

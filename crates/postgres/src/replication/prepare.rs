@@ -28,7 +28,7 @@ pub(crate) fn names(connector: &Connector, pipeline: &str) -> Names {
         .collect();
     let named = |name: Option<String>| name.unwrap_or_else(|| format!("lakeward_{short}"));
     let settings = settings(connector);
-    Names { slot: named(settings.slot), publication: named(settings.publication) }
+    Names { slot: named(settings.slot), publication: named(settings.publication), since: None }
 }
 
 /// Whether a stream follows the log.
@@ -42,7 +42,7 @@ pub(crate) async fn prepare(
     streams: &[Arc<ConfiguredStream>],
     saved: &LogPosition,
 ) -> Result<Prepared> {
-    let names = saved.names()?;
+    let mut names = saved.names()?;
     let connection = connector.connect().await?;
     let manage = settings(connector).manage;
     let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
@@ -65,6 +65,9 @@ pub(crate) async fn prepare(
             },
         },
     };
+    if saved.lsn.is_none() || lost.is_some() {
+        names.since = Some(position);
+    }
     let members = publication::members(&connection, &names).await?;
     if manage {
         publication::detach(&connection, &names, &members, wanted.clone()).await?;
@@ -76,6 +79,7 @@ pub(crate) async fn prepare(
         publication: Some(names.publication.clone()),
         system_identifier: Some(place.system_identifier),
         made: None,
+        since: names.since,
     };
     Ok(Prepared {
         position: position.to_position(),

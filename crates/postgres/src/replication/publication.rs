@@ -29,9 +29,8 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// What tells whether the stream has been in the log without a break.
-    pub(crate) fn place(&self) -> String {
-        format!("{}:{}", self.relation, self.row)
+    fn place(&self, names: &Names) -> String {
+        names.place(self.relation, self.row)
     }
 }
 
@@ -118,7 +117,9 @@ pub(crate) fn places<'a>(
     names: &Names,
     streams: impl Iterator<Item = &'a ConfiguredStream>,
 ) -> Vec<(StreamId, String)> {
-    streams.filter_map(|stream| Some((stream.id.clone(), member(members, names, stream)?.place()))).collect()
+    streams
+        .filter_map(|stream| Some((stream.id.clone(), member(members, names, stream)?.place(names))))
+        .collect()
 }
 
 fn member<'a>(members: &'a [Member], names: &Names, stream: &ConfiguredStream) -> Option<&'a Member> {
@@ -286,7 +287,7 @@ pub(crate) async fn join(
         }
     }
     if let Some(member) = member(&before, names, stream) {
-        return Ok(member.place());
+        return Ok(member.place(names));
     }
     if !manage {
         return Err(Error::new(ErrorKind::Source, "the table is not in the publication")
@@ -300,6 +301,6 @@ pub(crate) async fn join(
     })?;
     let after = members(connection, names).await?;
     member(&after, names, stream)
-        .map(Member::place)
+        .map(|member| member.place(names))
         .ok_or_else(|| Error::bug("a table joined a publication and is not in it").at("stream", &stream.id))
 }

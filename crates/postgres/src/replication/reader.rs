@@ -153,7 +153,8 @@ impl Work {
             self.ended = true;
         }
         if opening {
-            self.phases.rest(&self.assembler.batches.outlet().stop)?;
+            let outlet = self.assembler.batches.outlet();
+            self.phases.rest(&outlet.stop, |ticket| outlet.send(ChangeEvent::Resting(ticket)))?;
         }
         Ok(opening)
     }

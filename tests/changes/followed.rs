@@ -1,0 +1,108 @@
+//! A database whose tables are followed, and questions to source, state and destination.
+
+use std::time::{Duration, Instant};
+
+use lakeward_testkit::lakeward::{Output, Project, Running};
+use lakeward_testkit::reconcile::{Options, Report, reconcile};
+use lakeward_testkit::server::{PgServer, TestDatabase};
+use serde_json::{Value, json};
+
+const LAKEWARD: &str = env!("CARGO_BIN_EXE_lakeward");
+
+/// A database and a project in which its streams are of mode cdc.
+pub struct Followed {
+    // First: a run that is still at work must be gone before its database is.
+    pub project: Project,
+    pub db: TestDatabase,
+}
+
+impl Followed {
+    /// A new database made by this SQL; these of its tables are followed.
+    pub async fn new(server: &PgServer, sql: &str, tables: &[&str]) -> Self {
+        let db = server.create_database("changes").await.unwrap();
+        db.execute(sql).await.unwrap();
+        Self::over(db, json!({}), tables).await
+    }
+
+    /// The same over a database that is there, with fields of source.json.
+    pub async fn over(db: TestDatabase, overrides: Value, tables: &[&str]) -> Self {
+        let project = Project::new(LAKEWARD, &db.source_config(overrides)).unwrap();
+        project.discover().await.unwrap().assert_ok();
+        project.select_only(tables, json!({ "sync_mode": "cdc" })).unwrap();
+        Self { project, db }
+    }
+
+    /// Merges fields into source.json.
+    pub fn source(&self, overrides: Value) {
+        self.project.write("source.json", &self.db.source_config(overrides)).unwrap();
+    }
+
+    pub async fn sql(&self, sql: &str) {
+        self.db.execute(sql).await.unwrap();
+    }
+
+    pub async fn value(&self, sql: &str) -> String {
+        self.db.value(sql).await.unwrap().unwrap_or_default()
+    }
+
+    pub fn start(&self, further: &[&str]) -> Running {
+        self.project.spawn_sync(further).unwrap()
+    }
+
+    /// A run to its end, whatever that is.
+    pub async fn run(&self, further: &[&str]) -> Output {
+        self.start(further).wait_timeout(Duration::from_secs(180)).await.unwrap()
+    }
+
+    /// A run to its end, which must be good.
+    pub async fn sync(&self) -> Output {
+        let output = self.run(&[]).await;
+        output.assert_ok();
+        output
+    }
+
+    /// Every row and value of a table is in the latest view of its log, nothing else is, and nothing stands twice.
+    pub async fn assert_same(&self, table: &str) -> Report {
+        self.assert_same_as(table, &Options::cdc()).await
+    }
+
+    pub async fn assert_same_as(&self, table: &str, options: &Options) -> Report {
+        let report = reconcile(&self.db, &self.project.lake(), table, options).await.unwrap();
+        report.assert_same();
+        report
+    }
+
+    /// The pipeline's slot, where it has one: a column of `pg_replication_slots` as text.
+    pub async fn slot(&self, column: &str) -> Option<String> {
+        let sql = format!(
+            "SELECT (SELECT {column}::text FROM pg_replication_slots WHERE database = current_database() AND NOT temporary)"
+        );
+        self.db.value(&sql).await.unwrap()
+    }
+
+    /// How far the source may forget is never further than what the saved state says is committed.
+    pub async fn assert_nothing_forgotten_early(&self) {
+        let Some(confirmed) = self.slot("confirmed_flush_lsn").await else { return };
+        let state = self.project.state().unwrap();
+        let saved = state["global"]["position"]["lsn"].as_str();
+        // Only an intent is saved until the slot is made: nothing was acknowledged then.
+        let Some(saved) = saved else { return };
+        let ahead = self.value(&format!("SELECT '{confirmed}'::pg_lsn > '{saved}'::pg_lsn")).await;
+        assert_eq!(ahead, "f", "the source may forget up to {confirmed}, but only {saved} is saved");
+    }
+
+    /// Waits until this query says `t`, while the run goes on.
+    pub async fn until(&self, run: &mut Running, sql: &str) {
+        let start = Instant::now();
+        while self.value(sql).await != "t" {
+            assert!(!run.has_ended().unwrap(), "the run ended before: {sql}");
+            assert!(start.elapsed() < Duration::from_secs(60), "it takes too long: {sql}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// What a run said of one kind, in its order.
+pub fn events<'a>(output: &'a Output, kind: &str) -> Vec<&'a Value> {
+    output.events.iter().filter(|event| event["event"] == kind).collect()
+}

@@ -1,0 +1,160 @@
+//! From the snapshot to the log, in each mode, under writers.
+
+use std::time::Duration;
+
+use lakeward_testkit::churn::{Churn, TABLES};
+use lakeward_testkit::server::{PgServer, Version};
+use lakeward_testkit::workload::seed;
+use serde_json::json;
+
+use crate::followed::{Followed, events};
+use crate::on_both;
+
+on_both!(f21_concurrent, |version| super::under_writers(version, "concurrent"));
+on_both!(f21_parallel, |version| super::under_writers(version, "parallel"));
+on_both!(f21_sequential, |version| super::under_writers(version, "sequential"));
+on_both!(f21_a_stream_added_later, super::added_later);
+on_both!(f02_the_slot_moves_on_during_a_backfill, super::moves_on);
+on_both!(follows_until_it_is_stopped, super::follow);
+on_both!(strict_cdc_reads_no_rows, super::strict);
+
+async fn under_writers(version: Version, mode: &str) {
+    let seed = seed();
+    let churn = Churn { ddl: false, ..Churn::new(seed, 60) };
+    let db = PgServer::shared(version).create_database("handover").await.unwrap();
+    churn.create_tables(&db).await.unwrap();
+    let scene = Followed::over(db, json!({}), &TABLES).await;
+    let writers = churn.start(&scene.db).await.unwrap();
+    // Many chunks; then what the log says; then nothing but the log.
+    for _ in 0..3 {
+        scene.run(&["--cdc-mode", mode, "--chunk-size", "128KiB"]).await.assert_ok();
+        scene.assert_nothing_forgotten_early().await;
+    }
+    let committed = writers.stop().await.unwrap();
+    assert!(committed > 50, "only {committed} transactions were written");
+    scene.run(&["--cdc-mode", mode]).await.assert_ok();
+    for table in TABLES {
+        let report = scene.assert_same(table).await;
+        assert!(report.rows_source > 0, "nothing was compared");
+    }
+    eprintln!("{}, {mode}: seed {seed}, {committed} transactions", version.name());
+}
+
+async fn added_later(version: Version) {
+    let sql = "CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT g, 'a' FROM generate_series(1, 1000) g;
+        CREATE TABLE b (id int PRIMARY KEY, v text); INSERT INTO b SELECT g, 'b' FROM generate_series(1, 1000) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["a"]).await;
+    scene.sync().await;
+    scene.sql("UPDATE a SET v = 'x' WHERE id < 10; UPDATE b SET v = 'x' WHERE id < 10").await;
+    // A transaction that is open while the table joins: all of it must arrive.
+    let open = scene.db.client().await.unwrap();
+    open.batch_execute("BEGIN; INSERT INTO b VALUES (5000, 'open'); UPDATE b SET v = 'open' WHERE id = 500")
+        .await
+        .unwrap();
+    scene.project.select("b", json!({ "sync_mode": "cdc" })).unwrap();
+    let mut run = scene.start(&[]);
+    let waits =
+        "SELECT count(*) > 0 FROM pg_publication_tables WHERE tablename = 'b' AND pubname LIKE 'lakeward%'";
+    scene.until(&mut run, waits).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    open.batch_execute("INSERT INTO b VALUES (5001, 'open'); COMMIT").await.unwrap();
+    run.wait_timeout(Duration::from_secs(60)).await.unwrap().assert_ok();
+    scene.sync().await;
+    scene.assert_same("a").await;
+    scene.assert_same("b").await;
+    // Taken out it is let go of; back again it is new, and what was deleted meanwhile is gone.
+    scene.project.select_only(&["a"], json!({ "sync_mode": "cdc" })).unwrap();
+    scene.sync().await;
+    let published =
+        "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'b' AND pubname LIKE 'lakeward%'";
+    assert_eq!(scene.value(published).await, "0");
+    scene.sql("DELETE FROM b WHERE id < 300; INSERT INTO b VALUES (6000, 'meanwhile')").await;
+    scene.project.select("b", json!({ "sync_mode": "cdc" })).unwrap();
+    let output = scene.sync().await;
+    assert!(output.stderr.contains("history is kept"), "{}", output.stderr);
+    scene.sql("UPDATE b SET v = 'after' WHERE id > 900").await;
+    scene.sync().await;
+    scene.assert_same("a").await;
+    scene.assert_same("b").await;
+}
+
+async fn moves_on(version: Version) {
+    let sql = "CREATE TABLE big (id int PRIMARY KEY, pad text); INSERT INTO big SELECT g, repeat('x', 200) FROM generate_series(1, 60000) g;
+        CREATE TABLE small (id int PRIMARY KEY, n int); INSERT INTO small SELECT g, 0 FROM generate_series(1, 100) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["small"]).await;
+    scene.sync().await;
+    scene.project.select("big", json!({ "sync_mode": "cdc" })).unwrap();
+    let proxy = lakeward_testkit::proxy::Proxy::start(scene.db.server().port()).unwrap();
+    proxy.throttle(Some(1 << 20));
+    scene.source(json!({ "port": proxy.port() }));
+    let before = scene.slot("restart_lsn").await.unwrap();
+    let mut run =
+        scene.start(&["--cdc-mode", "concurrent", "--chunk-size", "512KiB", "--max-connections", "1"]);
+    let mut moved = false;
+    let mut committed_while_reading = false;
+    let log = scene.project.lake().join("_lakeward/public/big/commits");
+    for round in 0..400 {
+        if run.has_ended().unwrap() {
+            break;
+        }
+        scene.sql(&format!("UPDATE small SET n = {round}; UPDATE big SET pad = 'c{round}' WHERE id = {round} + 1; CHECKPOINT")).await;
+        moved |= scene.slot("restart_lsn").await.unwrap() != before;
+        let text = std::fs::read_dir(&log)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| std::fs::read_to_string(entry.path()).unwrap_or_default());
+        let swapped = text.collect::<Vec<_>>();
+        committed_while_reading |= swapped.iter().any(|record| record.contains("\"cdc/public.big/"))
+            && !swapped.iter().any(|record| record.contains("\"swap\":{"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    run.wait_timeout(Duration::from_secs(60)).await.unwrap().assert_ok();
+    assert!(moved, "the slot stood still while the table was read");
+    assert!(committed_while_reading, "no change of the table was committed while it was read");
+    scene.source(json!({}));
+    scene.sync().await;
+    scene.assert_same("big").await;
+    scene.assert_same("small").await;
+}
+
+async fn follow(version: Version) {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 100) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    let run = scene.start(&["--follow", "--checkpoint-interval", "200ms"]);
+    let mut run = run;
+    for round in 0..20 {
+        scene
+            .sql(&format!("INSERT INTO t VALUES (1000 + {round}, 0); UPDATE t SET n = n + 1 WHERE id <= 50"))
+            .await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let end = scene.value("SELECT pg_current_wal_lsn()").await;
+    let reached = format!(
+        "SELECT coalesce((SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE database = current_database() AND NOT temporary), false)"
+    );
+    scene.until(&mut run, &reached).await;
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    let output = run.wait_timeout(Duration::from_secs(10)).await.unwrap();
+    output.assert_code(130);
+    assert!(events(&output, "checkpoint").len() > 3, "{}", output.stderr);
+    scene.assert_same("t").await;
+    // Where it stands is told, by the state and by the source.
+    let status = scene.project.run(&["status", "--config", "source.json", "--output", "json"]).await.unwrap();
+    let status = status.json().unwrap();
+    assert!(status["lag"]["behind_bytes"].is_u64() && status["lag"]["retained_bytes"].is_u64(), "{status}");
+}
+
+async fn strict(version: Version) {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 100) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &[]).await;
+    scene.project.select("t", json!({ "sync_mode": "strict_cdc" })).unwrap();
+    scene.sync().await;
+    scene.sql("INSERT INTO t VALUES (200, 1); UPDATE t SET n = 5 WHERE id = 7; DELETE FROM t WHERE id <> 7 AND id <> 200").await;
+    scene.sync().await;
+    scene.assert_same("t").await;
+    let output = scene.project.run(&["files", "public.t", "--output", "json"]).await.unwrap();
+    let rows: u64 =
+        output.json().unwrap().as_array().unwrap().iter().map(|file| file["rows"].as_u64().unwrap()).sum();
+    assert_eq!(rows, 101, "one insert, one update, 99 deletes and no row that was read");
+}

@@ -1,0 +1,126 @@
+//! The source's log itself: idle, lost, foreign, let go of.
+
+use std::time::Duration;
+
+use lakeward_testkit::server::{PgServer, Version};
+use serde_json::json;
+
+use crate::followed::Followed;
+use crate::on_both;
+
+on_both!(f01_idle_tables_hold_nothing_back, super::idle);
+on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
+on_both!(f05_what_is_not_ours_is_not_taken, super::foreign);
+on_both!(cleared_streams_leave_nothing_at_the_source, super::cleared);
+on_both!(a_dry_run_joins_nothing, super::dry_run);
+
+const SQL: &str = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 1000) g; CREATE TABLE u (id int PRIMARY KEY, pad text)";
+
+async fn idle(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    scene.sync().await;
+    let before = scene.slot("confirmed_flush_lsn").await.unwrap();
+    let mut run = scene.start(&["--follow"]);
+    scene.sql("INSERT INTO u SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g; CHECKPOINT").await;
+    let end = scene.value("SELECT pg_current_wal_lsn()").await;
+    let sql = format!(
+        "SELECT confirmed_flush_lsn >= '{end}' AND confirmed_flush_lsn > '{before}' FROM pg_replication_slots WHERE database = current_database() AND NOT temporary"
+    );
+    scene.until(&mut run, &sql).await;
+    scene.assert_nothing_forgotten_early().await;
+    run.kill9().await.unwrap();
+    // So does a run that ends.
+    scene.sql("INSERT INTO u SELECT g, 'x' FROM generate_series(30001, 40000) g").await;
+    let end = scene.value("SELECT pg_current_wal_lsn()").await;
+    scene.sync().await;
+    let reached = format!("SELECT '{}'::pg_lsn >= '{end}'", scene.slot("confirmed_flush_lsn").await.unwrap());
+    assert_eq!(scene.value(&reached).await, "t");
+    scene.assert_same("t").await;
+}
+
+async fn drop_slot(scene: &Followed) {
+    for _ in 0..100 {
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
+        if scene.db.execute(sql).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the slot cannot be dropped");
+}
+
+async fn lost(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    scene.sync().await;
+    scene.sql("UPDATE t SET n = -n WHERE id < 100").await;
+    scene.sync().await;
+    drop_slot(&scene).await;
+    scene.sql("DELETE FROM t WHERE id BETWEEN 10 AND 20; UPDATE t SET n = 0 WHERE id = 30; INSERT INTO t VALUES (5000, 0)").await;
+    let output = scene.run(&[]).await;
+    output.assert_code(4);
+    assert!(output.stderr.contains("slot") && output.stderr.contains("on_slot_lost"), "{}", output.stderr);
+    scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
+    let output = scene.sync().await;
+    assert!(output.stderr.contains("history is kept"), "{}", output.stderr);
+    scene.assert_same("t").await;
+    scene.sql("UPDATE t SET n = 7 WHERE id > 900").await;
+    scene.sync().await;
+    scene.assert_same("t").await;
+    // Nothing that was said before is unsaid.
+    let files = scene.project.run(&["files", "public.t", "--output", "json"]).await.unwrap().json().unwrap();
+    let rows: u64 = files.as_array().unwrap().iter().map(|file| file["rows"].as_u64().unwrap()).sum();
+    assert!(rows > 2000, "{rows} rows are left of both generations");
+}
+
+async fn foreign(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    scene.sync().await;
+    let slot = scene.slot("slot_name").await.unwrap();
+    // The same name, but another slot: what lies between is gone, whatever it confirms.
+    drop_slot(&scene).await;
+    scene.sql("UPDATE t SET n = 0 WHERE id = 1").await;
+    scene.sql(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
+    scene.run(&[]).await.assert_code(4);
+    drop_slot(&scene).await;
+    scene.sql(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')")).await;
+    let output = scene.run(&[]).await;
+    output.assert_code(4);
+    assert!(output.stderr.contains(&slot), "{}", output.stderr);
+    drop_slot(&scene).await;
+    scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
+    scene.sync().await;
+    scene.assert_same("t").await;
+}
+
+async fn cleared(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t", "u"]).await;
+    scene.sync().await;
+    assert!(scene.slot("slot_name").await.is_some());
+    scene.project.run(&["clear", "public.t", "--yes"]).await.unwrap().assert_ok();
+    assert!(scene.slot("slot_name").await.is_some(), "the other stream still follows the log");
+    scene.project.run(&["clear", "public.u", "--yes"]).await.unwrap().assert_ok();
+    assert_eq!(scene.slot("slot_name").await, None);
+    let publications = "SELECT count(*) FROM pg_publication WHERE pubname LIKE 'lakeward%'";
+    assert_eq!(scene.value(publications).await, "0");
+    scene.sync().await;
+    scene.assert_same("t").await;
+    // The log alone: what follows it is read anew, and its history is kept.
+    scene.project.run(&["clear", "--log", "--yes"]).await.unwrap().assert_ok();
+    assert_eq!(scene.slot("slot_name").await, None);
+    scene.sql("DELETE FROM t WHERE id < 50; INSERT INTO u VALUES (1, 'x')").await;
+    scene.sync().await;
+    scene.assert_same("t").await;
+    scene.assert_same("u").await;
+    // Who stops to follow is told that the source still keeps the log.
+    scene.project.select_only(&["t"], json!({ "sync_mode": "full_refresh" })).unwrap();
+    let output = scene.sync().await;
+    assert!(output.stderr.contains("clear --log"), "{}", output.stderr);
+}
+
+async fn dry_run(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    scene.run(&["--dry-run"]).await.assert_ok();
+    assert_eq!(scene.slot("slot_name").await, None);
+    assert_eq!(scene.value("SELECT count(*) FROM pg_publication").await, "0");
+    assert!(!scene.project.file("state.json").exists());
+}
