@@ -10,6 +10,7 @@ on_each_version!(
     f18_generated_columns,
     dropped_columns_leave_no_trace,
     columns_are_excluded_by_name,
+    columns_left_out_for_a_while_lose_no_value,
     new_columns_follow_the_choice,
     tables_of_1600_columns,
     tables_without_columns_and_without_rows,
@@ -72,6 +73,43 @@ async fn columns_are_excluded_by_name(version: Version) {
     let output = pipeline.project.sync(&[]).await.unwrap();
     output.assert_code(2);
     assert!(output.stderr.contains("primary key"), "{}", output.stderr);
+}
+
+async fn columns_left_out_for_a_while_lose_no_value(version: Version) {
+    let pipeline = Pipeline::new(
+        version,
+        "CREATE TABLE events (id int PRIMARY KEY, at timestamptz NOT NULL, secret text);
+         INSERT INTO events SELECT g, timestamptz '2024-01-01 00:00+00' + g * interval '1 hour', 's' || g FROM generate_series(1, 500) g",
+    )
+    .await;
+    let incremental = |columns: serde_json::Value| json!({ "sync_mode": "incremental", "cursor_field": "at", "columns": columns });
+    let kept = Options::incremental().exclude("secret");
+    pipeline.sync_as("events", incremental(json!({}))).await;
+    pipeline.assert_same("events", &Options::incremental()).await;
+    // Left out, its values are gone from every file.
+    pipeline.choose("events", incremental(json!({ "exclude": ["secret"] })));
+    assert!(pipeline.sync().await.stderr.contains("left out"));
+    assert!(pipeline.assert_same("events", &kept).await.unknown.is_empty());
+    for file in pipeline.project.visible_files("events") {
+        assert!(!std::fs::read(file).unwrap().windows(6).any(|part| part == b"secret"));
+    }
+    pipeline.sql("UPDATE events SET secret = 'changed', at = now() WHERE id < 10").await;
+    pipeline.sync().await;
+    // A column that is new and ignored, and taken in after rows were read without it.
+    pipeline.project.discover().await.unwrap().assert_ok();
+    pipeline.choose("events", incremental(json!({ "exclude": ["secret"], "new_columns": "ignore" })));
+    pipeline.sql("ALTER TABLE events ADD COLUMN later int; UPDATE events SET later = id, at = now() WHERE id > 490").await;
+    pipeline.sync().await;
+    pipeline.sql("UPDATE events SET at = now() + interval '1 hour' WHERE id = 1").await;
+    pipeline.sync().await;
+    pipeline.assert_same("events", &kept.clone().exclude("later")).await;
+    // Taken in again, no row is without its value.
+    pipeline.choose("events", incremental(json!({ "exclude": ["secret"] })));
+    pipeline.sync().await;
+    pipeline.assert_same("events", &kept).await;
+    pipeline.choose("events", incremental(json!({})));
+    pipeline.sync().await;
+    pipeline.assert_same("events", &Options::incremental()).await;
 }
 
 async fn new_columns_follow_the_choice(version: Version) {

@@ -80,6 +80,7 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
         (json!([{ "stream_name": "t", "columns": { "types": { "v": "varchar" } } }]), "varchar"),
         (json!([{ "stream_name": "t", "columns": { "exclude": ["w"] } }]), "w"),
         (json!([{ "stream_name": "t", "on_bad_value": "ignore" }]), "ignore"),
+        (json!([{ "stream_name": "t", "filter": "id > 'many'" }]), "filter"),
         (json!([]), "no stream is selected"),
     ] {
         let mut file = streams.clone();

@@ -108,7 +108,7 @@ pub(crate) enum Command {
     /// Connects and says whether everything is fit for a sync, with a remedy for what is not
     #[command(after_help = "Examples:\n  lakeward check --config source.json\n  \
         lakeward check --destination destination.json --streams streams.json --output json\n\n\
-        Exits with 4 where a sync would fail.")]
+        Exits with 4 where a sync would fail, with 3 where the server cannot be reached at all.")]
     Check(CheckArgs),
     /// Finds the source's streams and writes streams.json, keeping what you chose in it
     #[command(after_help = "Examples:\n  lakeward discover\n  \

@@ -28,6 +28,10 @@ pub struct Definition {
     pub partition: Vec<String>,
     /// Every column that files of the generation have, in file order. Columns that the source dropped stay.
     pub columns: Vec<DefinedColumn>,
+    /// Columns that the source has and the user leaves out, by [`Column::identity`](crate::Column::identity): a
+    /// column that is taken in later was there already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// A column of a generation.

@@ -176,6 +176,8 @@ pub struct ConfiguredStream {
     pub schema: Schema,
     /// Columns at the end of the files that the source no longer has; always null.
     pub retired: Schema,
+    /// Columns that the source has and the user leaves out, by identity.
+    pub left_out: Vec<String>,
     /// The names of the system columns.
     pub system: SystemColumns,
     /// The columns that identify a row; empty where none do.
@@ -254,16 +256,21 @@ impl ConfiguredStream {
                 require("columns", name)?;
             }
         }
+        let known = &selection.known_columns;
+        if selection.columns.new_columns == NewColumns::Ignore && known.is_empty() {
+            return fail(
+                "new_columns is \"ignore\", but which columns are new is not known".to_owned(),
+                "run `lakeward discover`, which writes the known ones into the file, or name columns.exclude"
+                    .to_owned(),
+            );
+        }
         let mut columns = Vec::new();
+        let mut left_out = Vec::new();
         for column in &stream.schema.columns {
-            if excluded.contains(&column.name) {
-                continue;
-            }
-            let known = &selection.known_columns;
-            if selection.columns.new_columns == NewColumns::Ignore
-                && !known.is_empty()
-                && !known.contains(&column.name)
-            {
+            let ignored =
+                selection.columns.new_columns == NewColumns::Ignore && !known.contains(&column.name);
+            if ignored || excluded.contains(&column.name) {
+                left_out.push(column.identity.clone());
                 continue;
             }
             let mut column = column.clone();
@@ -379,6 +386,7 @@ impl ConfiguredStream {
             sync_mode,
             schema,
             retired: Schema::default(),
+            left_out,
             system,
             key: key.clone(),
             cursor,
@@ -436,6 +444,7 @@ impl ConfiguredStream {
                     identity: column.identity.clone(),
                 })
                 .collect(),
+            left_out: self.left_out.clone(),
         }
     }
 }

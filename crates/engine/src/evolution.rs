@@ -62,6 +62,15 @@ pub(crate) fn evolution(
             return Ok(Evolution::NewGeneration(format!("{what} changed")));
         }
     }
+    // What the user takes in or leaves out holds for all rows; only what the source drops stays as it was.
+    if let Some(column) = before.columns.iter().find(|known| stream.left_out.contains(&known.identity)) {
+        return Ok(Evolution::NewGeneration(format!("column \"{}\" is left out now", column.name)));
+    }
+    if let Some(column) =
+        stream.schema.columns.iter().find(|column| before.left_out.contains(&column.identity))
+    {
+        return Ok(Evolution::NewGeneration(format!("column \"{}\" is no longer left out", column.name)));
+    }
     let felt = if before.key == now.key {
         stream.schema.columns.iter().find_map(|column| felt_by_existing_rows(before, column, storage_changed))
     } else {
@@ -72,6 +81,11 @@ pub(crate) fn evolution(
         .columns
         .iter()
         .any(|column| !before.columns.iter().any(|known| known.name == column.name));
+    // That a new column is left out has to be known when it is taken in later.
+    let left_out = stream.left_out.iter().any(|identity| !before.left_out.contains(identity));
+    if felt.is_none() && !widened && left_out {
+        return Ok(Evolution::Widened);
+    }
     if felt.is_none() && !widened {
         return Ok(Evolution::Unchanged);
     }

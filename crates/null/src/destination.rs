@@ -221,6 +221,7 @@ mod tests {
             filter: None,
             partition: Vec::new(),
             columns: Vec::new(),
+            left_out: Vec::new(),
         };
         let open = OpenStep {
             definition,

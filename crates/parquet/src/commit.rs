@@ -338,6 +338,7 @@ mod tests {
                 filter: None,
                 partition: Vec::new(),
                 columns: Vec::new(),
+                left_out: Vec::new(),
             },
             fingerprint: Fingerprint::default(),
             snapshot: Value::Null,

@@ -223,6 +223,7 @@ mod tests {
                     column_type: "int64".to_owned(),
                     identity: "1".to_owned(),
                 }],
+                left_out: Vec::new(),
             },
             fingerprint: Fingerprint::default(),
             snapshot: json!(snapshot),

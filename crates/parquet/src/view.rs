@@ -291,6 +291,7 @@ mod tests {
             filter: None,
             partition: Vec::new(),
             columns: ["id", "it's \"x\""].map(column).to_vec(),
+            left_out: Vec::new(),
         }
     }
 

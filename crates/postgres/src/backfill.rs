@@ -93,6 +93,7 @@ async fn attempt(
     };
     check_readable(&described)?;
     check_columns(stream, &described)?;
+    copy::check_filter(&connection, stream).await?;
 
     let snapshot = Snapshot::current(&connection).await?;
     let token: String = connection.row("SELECT pg_export_snapshot()", &[]).await?.get(0);

@@ -8,7 +8,7 @@ use crate::catalog::{self, RelationKind};
 use crate::connect::{Connection, Connector};
 use crate::replication::{GENERATED_VERSION, LogKey, follows};
 use crate::schema::{Depth, Described, describe};
-use crate::sql;
+use crate::{copy, sql};
 
 /// How many names a finding lists before it says how many more there are.
 const NAMES: usize = 5;
@@ -208,6 +208,14 @@ async fn selected(
             ));
             continue;
         };
+        let readable = denied.iter().all(|(root, ..)| *root != described.relation.oid);
+        if readable && let Err(error) = copy::check_filter(connection, stream).await {
+            if error.kind() == ErrorKind::Connection {
+                return Err(error);
+            }
+            let remedy = error.remedy().unwrap_or("correct the filter in streams.json").to_owned();
+            findings.push(Finding::error(&subject, error.to_string(), remedy));
+        }
         for (root, schema, relation) in &denied {
             if *root == described.relation.oid {
                 let (schema, relation) = (sql::ident(schema), sql::ident(relation));

@@ -1,12 +1,12 @@
 //! Reading rows: the COPY that a reader sends, and in which format.
 
 use futures::StreamExt;
-use lakeward_core::{BatchStream, ConfiguredStream, ReadContext, Result, Session};
+use lakeward_core::{BatchStream, ConfiguredStream, Error, ErrorKind, ReadContext, Result, Session};
 
 use crate::config::CopyChoice;
-use crate::connect::Connector;
+use crate::connect::{Connection, Connector};
 use crate::decode::{CopyFormat, PgType, RowDecoder, WireColumn};
-use crate::error::in_session;
+use crate::error::{in_session, sqlstate};
 use crate::session::{Detail, Holders, ReadColumn, ReadRelation, join};
 use crate::{sql, wire};
 
@@ -111,6 +111,29 @@ pub(crate) async fn read(
             })
         })
         .boxed())
+}
+
+/// Asks the server whether it understands a stream's filter. No row is read.
+///
+/// # Errors
+/// `Config`, naming the filter, where a value in it is none of its column's type.
+pub(crate) async fn check_filter(connection: &Connection, stream: &ConfiguredStream) -> Result<()> {
+    let Some(filter) = &stream.filter else { return Ok(()) };
+    let table = sql::qualified(&stream.id.namespace, &stream.id.name);
+    let explain = format!("EXPLAIN SELECT FROM {table}{}", condition(stream, Vec::new()));
+    connection.run(&explain).await.map_err(|error| {
+        let value = sqlstate(&error).is_some_and(|code| code.starts_with("22"));
+        match value {
+            true => Error::new(
+                ErrorKind::Config,
+                "the filter compares a column with what is no value of its type",
+            )
+            .hint("write the value as the server itself prints values of that column"),
+            false => error,
+        }
+        .at("filter", filter)
+        .at("stream", &stream.id)
+    })
 }
 
 /// The WHERE clause: all conditions and the stream's filter; empty where there is none.

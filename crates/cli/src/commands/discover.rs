@@ -26,8 +26,9 @@ pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCo
     let first = earlier.is_none();
     let driver = config::source(&args.source.config)?;
     let (catalog, changes) = AbstractDriver::discover(driver.as_ref(), earlier, !args.no_select).await?;
-    // A schema that is not there offers nothing, without a word.
-    for finding in driver.check(&[]).await?.iter().filter(|finding| finding.severity == Severity::Error) {
+    // A schema that is not there offers nothing, without a word; nor does one that the role may not look into.
+    let least = if catalog.streams.is_empty() { Severity::Warning } else { Severity::Error };
+    for finding in driver.check(&[]).await?.iter().filter(|finding| finding.severity >= least) {
         let remedy = finding.remedy.as_deref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         console.say(&output::harmless(&format!("{}: {}{remedy}", finding.subject, finding.message)));
     }

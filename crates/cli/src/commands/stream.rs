@@ -9,6 +9,9 @@ use crate::failure::ExitCode;
 use crate::output::{print, print_json};
 use crate::registry::nearest;
 
+/// More names than this are counted, not listed.
+const MOST_NAMES: usize = 10;
+
 /// Lists the files that one commit says make the stream.
 pub(crate) async fn files(args: &FilesArgs) -> Result<ExitCode> {
     let destination = config::destination(&args.destination.destination)?;
@@ -61,8 +64,12 @@ fn choose<'a>(streams: &'a [StreamId], text: &str) -> Result<&'a StreamId> {
                 format!("the destination holds no stream \"{text}\""),
                 match nearest(text, names.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean {near}?"),
-                    None => "`lakeward status` lists the streams; a stream with a destination_table is called by it"
-                        .to_owned(),
+                    None if names.len() <= MOST_NAMES => format!("it holds {}", names.join(", ")),
+                    None => format!(
+                        "it holds {} and {} more",
+                        names[..MOST_NAMES].join(", "),
+                        names.len() - MOST_NAMES
+                    ),
                 },
             )
         }

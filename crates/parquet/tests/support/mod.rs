@@ -40,6 +40,7 @@ pub(crate) fn stream_of(id: &StreamId, columns: Vec<Column>, partition: &[&str])
         sync_mode: SyncMode::Cdc,
         schema: Schema { columns },
         retired: Schema::default(),
+        left_out: Vec::new(),
         system: SystemColumns::default(),
         key: vec!["id".to_owned()],
         cursor: None,
