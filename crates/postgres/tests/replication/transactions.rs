@@ -217,6 +217,8 @@ async fn f55_a_slow_consumer_is_not_taken_for_dead() {
                         tokio::time::sleep(Duration::from_secs(5)).await;
                     }
                     pipeline.cdc().release(&boundary.position).await.unwrap();
+                    followers.iter_mut().for_each(|f| f.position = boundary.position.clone());
+                    pipeline.position = boundary.position;
                 }
                 ChangeEvent::Changed { what, .. } => panic!("{what}"),
             }
