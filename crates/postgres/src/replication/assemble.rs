@@ -230,9 +230,12 @@ impl Assembler {
         }
         let mut values = emptied(std::mem::take(&mut self.values));
         let mut old_values = emptied(std::mem::take(&mut self.old_values));
-        values.extend(new.iter().flat_map(|tuple| tuple.values()));
-        let old_tuple = old.map(|old| old.tuple());
-        old_values.extend(old_tuple.iter().flat_map(|tuple| tuple.values()));
+        if let Some(new) = new {
+            values.extend(new.values());
+        }
+        if let Some(old) = old {
+            old_values.extend(old.tuple().values());
+        }
         let widths = [new.map(|_| values.len()), old.map(|_| old_values.len())];
         if widths.into_iter().flatten().any(|width| width != mapping.width) {
             return Err(Error::new(

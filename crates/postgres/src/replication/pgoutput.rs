@@ -168,9 +168,10 @@ impl Relations<'_> {
 
 impl<'a> Tuple<'a> {
     /// Its values, in the order of its table's columns.
-    pub fn values(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
+    pub fn values(&self) -> impl ExactSizeIterator<Item = Value<'a>> + use<'a> {
         let mut rest = Cursor(self.data);
-        (0..self.count).map_while(move |_| rest.value().ok())
+        // That none is torn was seen when the message was read.
+        (0..self.count).map(move |_| rest.value().unwrap_or(Value::Null))
     }
 
     /// How many values it has.

@@ -7,6 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use lakeward_core::{Error, ErrorKind, MemoryBudget, Reservation, Result, ResultExt};
 
@@ -32,7 +34,6 @@ pub(super) struct InProgress {
     kept: HashMap<u32, Kept>,
     budget: MemoryBudget,
     directory: PathBuf,
-    files: u32,
 }
 
 /// The messages of a transaction that was committed.
@@ -48,32 +49,36 @@ pub(super) struct Replay {
 
 impl InProgress {
     pub(super) fn new(budget: MemoryBudget, directory: PathBuf) -> Self {
-        Self { kept: HashMap::new(), budget, directory, files: 0 }
+        Self { kept: HashMap::new(), budget, directory }
     }
 
     /// Keeps a message of a transaction.
     pub(super) fn keep(&mut self, xid: u32, message: &[u8]) -> Result<()> {
         let length = u32::try_from(message.len())
             .map_err(|_| Error::new(ErrorKind::Source, "a message of the log is larger than 4 GiB"))?;
-        let taken: usize =
-            self.kept.values().filter_map(|kept| kept.reservation.as_ref()).map(Reservation::bytes).sum();
-        let kept = self.kept.entry(xid).or_default();
-        let needed = kept.memory.len() + LENGTH + message.len();
-        if needed > kept.reservation.as_ref().map_or(0, Reservation::bytes) {
-            let more = STEP.max(LENGTH + message.len());
+        let reserved = |kept: &Kept| kept.reservation.as_ref().map_or(0, Reservation::bytes);
+        let needed = LENGTH + message.len();
+        // Once it is in a file it takes one step of memory, and writes that out when it is full.
+        let room = |kept: &Kept| kept.file.is_some() || kept.memory.len() + needed <= reserved(kept);
+        if !self.kept.get(&xid).is_some_and(room) {
+            let taken: usize = self.kept.values().map(reserved).sum();
+            let kept = self.kept.entry(xid).or_default();
+            let more = STEP.max(needed);
             let allowed = taken + more <= self.budget.total() / SHARE;
             match self.budget.try_reserve(more).filter(|_| allowed) {
-                Some(more) => match &mut kept.reservation {
-                    Some(reservation) => reservation.merge(more),
-                    none => *none = Some(more),
-                },
-                None => {
-                    self.files += u32::from(kept.file.is_none());
-                    kept.write_out(&self.directory, self.files)?;
+                Some(more) => {
+                    match &mut kept.reservation {
+                        Some(reservation) => reservation.merge(more),
+                        none => *none = Some(more),
+                    }
+                    // Left to itself it would grow to twice of what is paid for.
+                    kept.memory.reserve_exact(reserved(kept) - kept.memory.len());
                 }
+                None => kept.write_out(&self.directory)?,
             }
         }
-        if kept.file.is_some() && LENGTH + message.len() > STEP {
+        let kept = self.kept.entry(xid).or_default();
+        if kept.file.is_some() && needed > STEP {
             // Not through memory that nothing pays for.
             kept.flush()?;
             return kept.write(&length.to_be_bytes()).and_then(|()| kept.write(message));
@@ -112,17 +117,19 @@ impl InProgress {
 
 impl Kept {
     /// From now on this transaction is in a file.
-    fn write_out(&mut self, directory: &std::path::Path, number: u32) -> Result<()> {
-        if self.file.is_none() {
-            let name = format!("lakeward-{}-{number}.transaction", std::process::id());
-            let path = directory.join(name);
-            let file = File::options().read(true).write(true).create_new(true).open(&path);
-            let file = file.or_fail(ErrorKind::Source, || {
-                format!("a large transaction cannot be kept in {}", directory.display())
-            })?;
-            std::fs::remove_file(&path).or_fail(ErrorKind::Source, unwritable)?;
-            self.file = Some(file);
-        }
+    fn write_out(&mut self, directory: &std::path::Path) -> Result<()> {
+        /// Several pipelines of one process have one directory.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let moment = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lakeward-{}-{number}-{}.transaction", std::process::id(), moment.as_nanos());
+        let path = directory.join(name);
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = file.or_fail(ErrorKind::Source, || {
+            format!("a large transaction cannot be kept in {}", directory.display())
+        })?;
+        std::fs::remove_file(&path).or_fail(ErrorKind::Source, unwritable)?;
+        self.file = Some(file);
         self.flush()?;
         self.reservation = None;
         self.memory = Vec::new();

@@ -9,17 +9,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use lakeward_core::{ConfiguredStream, OnPartitionChange, Result, StreamId};
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, OnPartitionChange, Result, StreamId};
+use tokio::time::Instant;
 
 use super::filter::{FilterColumn, RowFilter};
 use super::lsn::{Lsn, Names};
 use super::pgoutput::Relation;
+use super::publication::GENERATED_VERSION;
 use super::slot::Place;
 use crate::connect::{Connection, Connector};
 use crate::decode::WireColumn;
 use crate::schema::{Depth, Described, describe};
 use crate::sql;
+
+/// How long a table that is being altered is waited for.
+const ALTERING: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
 
 /// A stream that is followed.
 #[derive(Debug)]
@@ -31,6 +38,8 @@ pub(super) struct Table {
     /// Which of them are the key.
     pub(super) key: Vec<usize>,
     pub(super) filter: Option<RowFilter>,
+    /// The types of the filter's columns.
+    filter_types: Vec<u32>,
     /// Its own rows in a FROM clause.
     pub(super) from: String,
     partitioned: bool,
@@ -114,9 +123,9 @@ impl Tables {
     ) -> Result<Result<Self, Change>> {
         let connection = connector.connect().await?;
         let version = connector.version().await?;
-        let read_at = Place::current(&connection).await?.lsn;
         let streams: Vec<_> = streams.collect();
         let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id.clone()).collect();
+        let read_at = quiet(&connection, &ids).await?;
         let mut found: HashMap<StreamId, Described> = describe(connector, &connection, &ids, Depth::Read)
             .await?
             .into_iter()
@@ -297,8 +306,20 @@ impl Tables {
         if let Some(added) = added {
             return Err(format!("column {} was added", added.name));
         }
-        let filter =
-            table.filter.iter().flat_map(|filter| &filter.columns).map(|name| position(name)).collect();
+        let mut filter = Vec::with_capacity(table.filter_types.len());
+        let names = table.filter.iter().flat_map(|filter| &filter.columns);
+        for (name, type_oid) in names.zip(&table.filter_types) {
+            let value = position(name);
+            match value.map(|at| relation.columns[at]) {
+                _ if older => {}
+                None => return Err(format!("column {name}, which its filter names, was dropped")),
+                Some(logged) if logged.type_oid != *type_oid => {
+                    return Err(format!("the type of column {name}, which its filter names, changed"));
+                }
+                Some(_) => {}
+            }
+            filter.push(value);
+        }
         identity(table, relation)?;
         let part = part == Part::Partition;
         Ok(Mapping { table: index, values, filter, width: relation.columns.len(), part })
@@ -389,6 +410,24 @@ async fn table(
             generated: found.generated,
         });
     }
+    let needed = |name: &str| {
+        stream.key.iter().any(|key| key == name)
+            || stream.filter.as_ref().is_some_and(|filter| filter.columns().contains(&name))
+    };
+    let unlogged =
+        now.columns.iter().map(|(column, _)| column).find(|column| column.generated && needed(&column.name));
+    if let Some(column) = unlogged.filter(|_| version < GENERATED_VERSION) {
+        return Err(Error::new(
+            ErrorKind::Config,
+            "changes have no value for a generated column that the key or the filter needs",
+        )
+        .at("stream", &stream.id)
+        .at("column", &column.name)
+        .hint(format!(
+            "PostgreSQL {GENERATED_VERSION} has it in its log; before, use full_refresh or incremental"
+        )));
+    }
+    let mut filter_types = Vec::new();
     let filter = match &stream.filter {
         None => None,
         Some(filter) => {
@@ -404,6 +443,7 @@ async fn table(
                     sql_type: column.sql_type.clone(),
                 })
                 .collect();
+            filter_types = columns.iter().map(|column| column.type_oid).collect();
             let compiled = RowFilter::compile(connection, version, filter.expr(), &columns).await;
             Some(compiled.map_err(|error| error.at("stream", &stream.id))?)
         }
@@ -418,8 +458,34 @@ async fn table(
         known: now.columns.iter().map(|(column, _)| column.name.clone()).collect(),
         columns,
         filter,
+        filter_types,
         stream,
     })
+}
+
+/// A place in the log before which all that altered the tables is in the catalog.
+///
+/// Between a commit's place in the log and its showing in the catalog there is a moment, and with synchronous
+/// replication a long one. What alters a table holds its lock until then.
+async fn quiet(connection: &Connection, ids: &[StreamId]) -> Result<Lsn> {
+    let sql = "WITH RECURSIVE tree(oid) AS (SELECT c.oid FROM unnest($1::text[], $2::text[]) w(namespace, name) \
+          JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.namespace \
+          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = w.name \
+        UNION SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid) \
+        SELECT FROM tree t JOIN pg_catalog.pg_locks l ON l.relation = t.oid \
+        WHERE l.granted AND l.mode = 'AccessExclusiveLock' \
+          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) LIMIT 1";
+    let namespaces: Vec<&str> = ids.iter().map(|id| id.namespace.as_str()).collect();
+    let names: Vec<&str> = ids.iter().map(|id| id.name.as_str()).collect();
+    let deadline = Instant::now() + ALTERING;
+    loop {
+        let place = Place::current(connection).await?.lsn;
+        // What takes longer has hardly been committed yet.
+        if connection.rows(sql, &[&namespaces, &names]).await?.is_empty() || Instant::now() > deadline {
+            return Ok(place);
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// All partitions below roots, at every level, with their roots.

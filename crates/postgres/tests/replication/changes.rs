@@ -238,3 +238,22 @@ async fn attached_while_reading(pipeline: &mut Pipeline, followers: &mut [Follow
         }
     }
 }
+
+#[tokio::test]
+async fn filters_by_what_the_log_does_not_have_are_refused() {
+    for version in VERSIONS {
+        let sql = "CREATE TABLE t (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, doc json);
+            INSERT INTO t VALUES (1, 1), (2, 2)";
+        let mut pipeline = Pipeline::new(version, "unfiltered", sql).await;
+        let mut followers = pipeline.begin(&[("t", json!({"filter": "twice > 2"}))]).await;
+        pipeline.db.run("INSERT INTO t VALUES (3, 0), (4, 4); UPDATE t SET n = 0 WHERE id = 2").await;
+        match pipeline.try_catch_up(&mut followers).await {
+            Ok(_) => {
+                assert!(version >= 18);
+                assert_eq!(followers[0].ops(1), "cd");
+            }
+            Err(error) => assert!(version < 18 && error.to_string().contains("twice"), "{error}"),
+        }
+        pipeline.close().await;
+    }
+}

@@ -240,3 +240,72 @@ async fn a_strict_stream_has_changes_and_no_rows() {
         pipeline.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f21_a_stream_that_opens_while_the_log_is_read_loses_and_doubles_nothing() {
+    for version in VERSIONS {
+        let sql = format!("{TABLE}; CREATE TABLE mark (id int PRIMARY KEY)");
+        let mut pipeline = Pipeline::new(version, "late", &sql).await;
+        let followers = pipeline.begin(&[("mark", json!({}))]).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for worker in 0..3 {
+            writers.push(tokio::spawn(write(pipeline.db.connect().await, worker, stop.clone())));
+        }
+        let late = pipeline.stream("t", json!({})).await;
+        let mut request = pipeline.request(&followers, Until::Forever);
+        request.streams.push((late.clone(), StreamPhase::Queued));
+        let mut events = pipeline.read_with(request).await.unwrap();
+        let (sender, mut taken) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if sender.send(event.unwrap()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut follower: Option<super::support::Follower> = None;
+        // Opened twice: the second time it is among what is published already.
+        for generation in 1..3 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            within(pipeline.cdc().enter_phase(&late.id, StreamPhase::Opening)).await.unwrap();
+            while let Ok(event) = taken.try_recv() {
+                assert!(
+                    follower.is_some() || !matches!(event, ChangeEvent::Changes(..)),
+                    "queued, and emitted"
+                );
+            }
+            let (session, rows) = pipeline.snapshot(&late).await;
+            let position = session.position.clone().unwrap();
+            let open = StreamPhase::Open { position: position.clone(), generation };
+            within(pipeline.cdc().enter_phase(&late.id, open)).await.unwrap();
+            follower = Some(super::support::Follower { stream: late.clone(), position, rows, session });
+        }
+        let mut follower = follower.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stop.store(true, Ordering::SeqCst);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        pipeline.db.run("INSERT INTO mark VALUES (1)").await;
+        loop {
+            match within(taken.recv()).await.unwrap() {
+                ChangeEvent::Changes(id, batch) if id == late.id => follower.rows.extend(changes(&batch)),
+                ChangeEvent::Changes(..) => break,
+                ChangeEvent::Boundary(_) => {}
+                ChangeEvent::Changed { what, .. } => panic!("{what}"),
+            }
+        }
+        // Of the same transaction as the mark is nothing; batches of other streams may come behind it.
+        loop {
+            match within(taken.recv()).await.unwrap() {
+                ChangeEvent::Changes(id, batch) if id == late.id => follower.rows.extend(changes(&batch)),
+                ChangeEvent::Boundary(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(follower.rows.iter().filter(|row| row.op != "r").count() > 100);
+        pipeline.assert_same(&follower, "t").await;
+        pipeline.close().await;
+    }
+}

