@@ -268,7 +268,9 @@ impl Writer {
                 ["eu", "us", "ap"][self.rng.random_range(0..3)]
             ),
             93..97 => format!("DELETE FROM regions WHERE id BETWEEN {key} AND {key} + 2"),
-            97 => format!("TRUNCATE bare; INSERT INTO bare SELECT g, 'after' FROM generate_series(1, 200) g"),
+            97 => {
+                "TRUNCATE bare; INSERT INTO bare SELECT g, 'after' FROM generate_series(1, 200) g".to_owned()
+            }
             _ => format!("UPDATE regions SET n = n + 1 WHERE id BETWEEN {key} AND {key} + {few}"),
         }
     }

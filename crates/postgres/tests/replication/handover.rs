@@ -176,28 +176,19 @@ async fn the_reader_rests_while_a_stream_opens() {
         pipeline.db.run("UPDATE t SET n = 0 WHERE id = 1; UPDATE late SET n = 0 WHERE id = 1").await;
 
         let cdc = pipeline.cdc();
-        let mut opening = cdc.enter_phase(&late.id, StreamPhase::Opening);
+        let ticket = cdc.enter_phase(&late.id, StreamPhase::Opening).await.unwrap().unwrap();
         let mut seen = Vec::new();
         loop {
-            tokio::select! {
-                done = &mut opening => { done.unwrap(); break; }
-                event = events.next() => seen.push(event.unwrap().unwrap()),
+            match within(events.next()).await.unwrap().unwrap() {
+                ChangeEvent::Resting(rested) if rested >= ticket => break,
+                event => seen.push(event),
             }
         }
         // At rest nothing comes, however much is written, and the connection lives.
         pipeline.db.run("UPDATE t SET n = 1 WHERE id = 1; UPDATE late SET n = 1 WHERE id = 2").await;
         let (session, rows) = pipeline.snapshot(&late).await;
         pipeline.db.run("UPDATE late SET n = 2 WHERE id = 3").await;
-        loop {
-            match tokio::time::timeout(Duration::from_millis(300), events.next()).await {
-                Err(_) => break,
-                Ok(event) => match event.unwrap().unwrap() {
-                    // What was under way when it came to rest.
-                    event @ ChangeEvent::Boundary(_) => seen.push(event),
-                    other => panic!("{other:?}"),
-                },
-            }
-        }
+        assert!(tokio::time::timeout(Duration::from_millis(300), events.next()).await.is_err());
         let position = session.position.clone().unwrap();
         let open = StreamPhase::Open { position: position.clone(), generation: 1 };
         cdc.enter_phase(&late.id, open).await.unwrap();
@@ -268,12 +259,13 @@ async fn f21_a_stream_that_opens_while_the_log_is_read_loses_and_doubles_nothing
         // Opened twice: the second time it is among what is published already.
         for generation in 1..3 {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            within(pipeline.cdc().enter_phase(&late.id, StreamPhase::Opening)).await.unwrap();
-            while let Ok(event) = taken.try_recv() {
-                assert!(
-                    follower.is_some() || !matches!(event, ChangeEvent::Changes(..)),
-                    "queued, and emitted"
-                );
+            let ticket = pipeline.cdc().enter_phase(&late.id, StreamPhase::Opening).await.unwrap().unwrap();
+            loop {
+                match within(taken.recv()).await.unwrap() {
+                    ChangeEvent::Resting(rested) if rested >= ticket => break,
+                    ChangeEvent::Changes(..) if follower.is_none() => panic!("queued, and emitted"),
+                    _ => {}
+                }
             }
             let (session, rows) = pipeline.snapshot(&late).await;
             let position = session.position.clone().unwrap();
@@ -292,7 +284,7 @@ async fn f21_a_stream_that_opens_while_the_log_is_read_loses_and_doubles_nothing
             match within(taken.recv()).await.unwrap() {
                 ChangeEvent::Changes(id, batch) if id == late.id => follower.rows.extend(changes(&batch)),
                 ChangeEvent::Changes(..) => break,
-                ChangeEvent::Boundary(_) => {}
+                ChangeEvent::Boundary(_) | ChangeEvent::Resting(_) => {}
                 ChangeEvent::Changed { what, .. } => panic!("{what}"),
             }
         }

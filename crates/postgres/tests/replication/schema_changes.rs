@@ -43,6 +43,7 @@ async fn read(pipeline: &mut Pipeline, followers: &mut [Follower], until: Until)
                     break;
                 }
             }
+            ChangeEvent::Resting(_) => {}
             ChangeEvent::Changed { what, .. } => {
                 result.changed = Some(what);
                 assert!(within(events.next()).await.is_none(), "something follows the last event");

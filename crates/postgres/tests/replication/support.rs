@@ -182,6 +182,7 @@ impl Pipeline {
                     self.cdc().release(&boundary.position).await?;
                     boundaries.push(boundary);
                 }
+                ChangeEvent::Resting(_) => {}
                 ChangeEvent::Changed { stream, what } => {
                     return Err(Error::new(lakeward_core::ErrorKind::Schema, what).at("stream", stream));
                 }

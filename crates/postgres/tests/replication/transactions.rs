@@ -220,6 +220,7 @@ async fn f55_a_slow_consumer_is_not_taken_for_dead() {
                     followers.iter_mut().for_each(|f| f.position = boundary.position.clone());
                     pipeline.position = boundary.position;
                 }
+                ChangeEvent::Resting(_) => {}
                 ChangeEvent::Changed { what, .. } => panic!("{what}"),
             }
         }

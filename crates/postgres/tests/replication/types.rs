@@ -282,7 +282,7 @@ async fn f15_f16_f17_snapshot_and_log_say_the_same() {
             while let Some(event) = within(events.next()).await {
                 match event.unwrap() {
                     ChangeEvent::Changes(_, batch) => batches.push(*batch),
-                    ChangeEvent::Boundary(_) => {}
+                    ChangeEvent::Boundary(_) | ChangeEvent::Resting(_) => {}
                     ChangeEvent::Changed { what, .. } => panic!("{what}"),
                 }
             }
