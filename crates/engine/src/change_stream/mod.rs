@@ -47,6 +47,8 @@ pub(crate) struct LogRun<'a> {
     mode: ChangeMode,
     phases: Arc<Phases>,
     runs: BTreeMap<StreamId, Arc<StreamRun>>,
+    /// Streams that changed in a way that their columns do not show, and how: they are read anew.
+    read_anew: BTreeMap<StreamId, String>,
     /// Streams whose backfill failed: the others go on.
     failures: Mutex<BTreeMap<StreamId, Error>>,
 }
@@ -89,7 +91,15 @@ impl<'a> LogRun<'a> {
                 (run.stream.id.clone(), Arc::new(run.following(phases.clone())))
             })
             .collect();
-        Ok(Self { context, catalog, mode, phases, runs, failures: Mutex::default() })
+        Ok(Self {
+            context,
+            catalog,
+            mode,
+            phases,
+            runs,
+            read_anew: BTreeMap::new(),
+            failures: Mutex::default(),
+        })
     }
 
     /// Runs all streams, and says for each how it ended.
@@ -158,10 +168,11 @@ impl<'a> LogRun<'a> {
                             .at("change", what)
                             .hint("run again when it has settled"));
                     }
-                    self.context
-                        .events
-                        .event(&Event::Warning { stream: Some(stream), message: format!("changed: {what}") });
-                    self.resolve_again().await?;
+                    self.context.events.event(&Event::Warning {
+                        stream: Some(stream.clone()),
+                        message: format!("changed: {what}"),
+                    });
+                    self.resolve_again(&stream, what).await?;
                 }
                 Err(error) => {
                     if let Err(error) = backoff.after(error, Retry::NewSession).await {
@@ -180,8 +191,8 @@ impl<'a> LogRun<'a> {
         (self.context.commits.known_global(), commits)
     }
 
-    /// Looks at all streams again, as they are at the source now.
-    async fn resolve_again(&mut self) -> Result<()> {
+    /// Looks at all streams again, as they are at the source now, because one has changed.
+    async fn resolve_again(&mut self, changed: &StreamId, what: String) -> Result<()> {
         let context = &self.context;
         let resolved = AbstractDriver::resolve(
             context.driver.as_ref(),
@@ -190,6 +201,11 @@ impl<'a> LogRun<'a> {
         );
         for (stream, _) in resolved.await? {
             if let Some(run) = self.runs.get_mut(&stream.id) {
+                // A partition with rows in it, say: nothing that is known of the stream tells what is missing.
+                if stream.id == *changed && stream.schema == run.stream.schema && stream.key == run.stream.key
+                {
+                    self.read_anew.insert(stream.id.clone(), what.clone());
+                }
                 *run = Arc::new(run.again(self.context.clone(), stream));
             }
         }
@@ -207,7 +223,9 @@ impl<'a> LogRun<'a> {
         let mut queued = Vec::new();
         for run in self.runs.values_mut() {
             let id = run.stream.id.clone();
-            let (stream, phase) = plan(run, &prepared).await.map_err(|error| error.at("stream", &id))?;
+            let anew = self.read_anew.remove(&id);
+            let (stream, phase) =
+                plan(run, &prepared, anew).await.map_err(|error| error.at("stream", &id))?;
             *run = Arc::new(run.again(context.clone(), stream));
             if phase == StreamPhase::Queued {
                 queued.push(run.clone());
@@ -318,7 +336,11 @@ impl From<ReadEnd> for Attempt {
 
 /// What a stream's own commits, and the source, say is to be done with it. A generation that only gets more
 /// columns is widened here.
-async fn plan(run: &StreamRun, prepared: &Prepared) -> Result<(Arc<ConfiguredStream>, StreamPhase)> {
+async fn plan(
+    run: &StreamRun,
+    prepared: &Prepared,
+    anew: Option<String>,
+) -> Result<(Arc<ConfiguredStream>, StreamPhase)> {
     let head = run.head();
     let (Some(before), None, Some(_)) = (&head.definition, &head.open, head.visible) else {
         return Ok((run.stream.clone(), StreamPhase::Queued));
@@ -332,6 +354,9 @@ async fn plan(run: &StreamRun, prepared: &Prepared) -> Result<(Arc<ConfiguredStr
     };
     if let Some(reason) = &prepared.lost {
         return again(format!("changes are lost: {reason}"));
+    }
+    if let Some(reason) = anew {
+        return again(reason);
     }
     let place = prepared.places.iter().find(|(id, _)| *id == run.stream.id).map(|(_, place)| place);
     let known = head.fingerprint.as_ref().map(|fingerprint| &fingerprint.log);

@@ -212,7 +212,6 @@ async fn the_reader_rests_while_a_stream_opens() {
         // What was before the snapshot is in it, and only there.
         assert_eq!(follower.ops(100), "u");
         pipeline.assert_same(&follower, "late").await;
-        drop(opening);
         drop(events);
         followers.clear();
         pipeline.close().await;
