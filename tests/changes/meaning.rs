@@ -78,6 +78,13 @@ async fn identities(version: Version) {
         scene.sql("INSERT INTO keyless VALUES (2); UPDATE keyless SET a = a + 1; DELETE FROM keyless WHERE a = 3").await;
         scene.project.write("streams.json", &streams).unwrap();
     }
+    // Inserts alone can be followed, and the application notices nothing.
+    scene.project.select("keyless", json!({ "sync_mode": "cdc", "insert_only": true })).unwrap();
+    scene.sync().await;
+    scene.sql("INSERT INTO keyless VALUES (100), (100)").await;
+    scene.sync().await;
+    scene.assert_same_as("keyless", &Options::cdc().key(&[])).await;
+    scene.sql("UPDATE keyless SET a = 0; DELETE FROM keyless").await;
     scene.sync().await;
 }
 
@@ -126,7 +133,11 @@ async fn columns(version: Version) {
     // All of it between two syncs, and while a run follows.
     let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
     for round in 0..4 {
-        scene.sql(&format!("ALTER TABLE t ADD COLUMN f{round} int; UPDATE t SET f{round} = id WHERE id % 3 = 0; ALTER TABLE t DROP COLUMN IF EXISTS f{}", round - 2)).await;
+        let (add, drop) = (format!("f{round}"), format!("f{}", (round + 2) % 4));
+        let sql = format!(
+            "ALTER TABLE t ADD COLUMN {add} int; UPDATE t SET {add} = id WHERE id % 3 = 0; ALTER TABLE t DROP COLUMN IF EXISTS {drop}"
+        );
+        scene.sql(&sql).await;
         tokio::time::sleep(std::time::Duration::from_millis(400)).await;
     }
     assert!(!run.has_ended().unwrap(), "{:?}", run.wait_timeout(std::time::Duration::from_secs(1)).await);

@@ -350,6 +350,7 @@ mod tests {
             },
             primary_key: vec![],
             log_key: None,
+            inserts_only: None,
             cursor_fields: vec![],
             sync_modes: vec![SyncMode::FullRefresh],
             estimated_rows: None,

@@ -178,6 +178,9 @@ pub struct ConfiguredStream {
     pub retired: Schema,
     /// Columns that the source has and the user leaves out, by identity.
     pub left_out: Vec<String>,
+    /// Whether files of earlier generations cannot be read together with those of this one, because a column has
+    /// another type in them: its swap replaces them, where it would have kept them as history.
+    pub replaces_history: bool,
     /// The names of the system columns.
     pub system: SystemColumns,
     /// The columns that identify a row; empty where none do.
@@ -235,7 +238,18 @@ impl ConfiguredStream {
             })
         };
         let sync_mode = selection.sync_mode.or_else(|| stream.sync_modes.first().copied());
-        let Some(sync_mode) = sync_mode.filter(|mode| stream.sync_modes.contains(mode)) else {
+        let wants_log = matches!(sync_mode, Some(SyncMode::Cdc | SyncMode::StrictCdc));
+        let inserts_only = stream.inserts_only.as_ref().filter(|_| wants_log);
+        if let Some(unfit) = inserts_only
+            && !selection.insert_only
+        {
+            return fail(
+                format!("{}: once published, its updates and deletes would fail", unfit.why),
+                format!("{} Or set insert_only, where nothing but inserts is wanted.", unfit.remedy),
+            );
+        }
+        let offered = |mode: &SyncMode| stream.sync_modes.contains(mode) || inserts_only.is_some();
+        let Some(sync_mode) = sync_mode.filter(offered) else {
             let offered: Vec<_> = stream.sync_modes.iter().map(|mode| mode.as_str()).collect();
             return fail(
                 "the stream does not offer its sync_mode".to_owned(),
@@ -387,6 +401,7 @@ impl ConfiguredStream {
             schema,
             retired: Schema::default(),
             left_out,
+            replaces_history: false,
             system,
             key: key.clone(),
             cursor,
@@ -445,6 +460,7 @@ impl ConfiguredStream {
                 })
                 .collect(),
             left_out: self.left_out.clone(),
+            replaces_history: self.replaces_history,
         }
     }
 }

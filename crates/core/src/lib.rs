@@ -54,5 +54,5 @@ pub use memory::{MemoryBudget, Reservation};
 pub use position::Position;
 pub use schema::{Column, ColumnType, Schema};
 pub use sequence::Sequence;
-pub use stream::{Stream, StreamId, SyncMode};
+pub use stream::{InsertsOnly, Stream, StreamId, SyncMode};
 pub use system::{Op, SystemColumns};

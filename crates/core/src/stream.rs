@@ -88,6 +88,8 @@ pub struct Stream {
     /// The columns by which the source's log names a row that was changed or deleted, in key order; empty where it
     /// gives whole rows; `None` where changes cannot be followed.
     pub log_key: Option<Vec<String>>,
+    /// Why no more than its inserts can be followed, where that is so.
+    pub inserts_only: Option<InsertsOnly>,
     /// Columns whose order can serve as a cursor.
     pub cursor_fields: Vec<String>,
     /// Modes that the source offers for this stream; the first is the default.
@@ -98,6 +100,15 @@ pub struct Stream {
     pub estimated_bytes: Option<u64>,
     /// The comment that the source keeps with the stream.
     pub comment: Option<String>,
+}
+
+/// Why the log does not tell which row was changed or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InsertsOnly {
+    /// What is the matter.
+    pub why: String,
+    /// What the operator can do about it at the source.
+    pub remedy: String,
 }
 
 impl Stream {

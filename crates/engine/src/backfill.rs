@@ -199,7 +199,9 @@ impl StreamRun {
     /// A change stream keeps what it said before; other modes replace it.
     fn swap_step(&self) -> SwapStep {
         match self.phases {
-            Some(_) if self.head().visible.is_some() => SwapStep::KeepHistory,
+            Some(_) if self.head().visible.is_some() && !self.stream.replaces_history => {
+                SwapStep::KeepHistory
+            }
             _ => SwapStep::Replace,
         }
     }

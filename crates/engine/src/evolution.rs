@@ -38,6 +38,23 @@ pub(crate) fn with_retired_columns(
     Ok(ConfiguredStream { retired: Schema { columns }, ..stream.clone() })
 }
 
+/// The stream as a new generation behind this one, whose files are kept as history: all of them have to be read
+/// together, so columns that the source lost stay, and one that changed its type replaces the history.
+pub(crate) fn successor(
+    stream: &ConfiguredStream,
+    before: &Definition,
+    unfinished: bool,
+) -> Result<ConfiguredStream> {
+    let conflict = before.columns.iter().any(|known| {
+        let column = stream.schema.column(&known.name);
+        column.is_some_and(|column| column.column_type.to_string() != known.column_type)
+    });
+    if conflict || (unfinished && before.replaces_history) {
+        return Ok(ConfiguredStream { replaces_history: true, ..stream.clone() });
+    }
+    with_retired_columns(stream, before)
+}
+
 /// Compares what a generation is with what the stream is now, under the stream's policy.
 ///
 /// `storage_changed` says whether the source rewrote the stream's storage since, as an `ADD COLUMN` with a

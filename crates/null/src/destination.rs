@@ -222,6 +222,7 @@ mod tests {
             partition: Vec::new(),
             columns: Vec::new(),
             left_out: Vec::new(),
+            replaces_history: false,
         };
         let open = OpenStep {
             definition,

@@ -339,6 +339,7 @@ mod tests {
                 partition: Vec::new(),
                 columns: Vec::new(),
                 left_out: Vec::new(),
+                replaces_history: false,
             },
             fingerprint: Fingerprint::default(),
             snapshot: Value::Null,

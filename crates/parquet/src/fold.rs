@@ -224,6 +224,7 @@ mod tests {
                     identity: "1".to_owned(),
                 }],
                 left_out: Vec::new(),
+                replaces_history: false,
             },
             fingerprint: Fingerprint::default(),
             snapshot: json!(snapshot),

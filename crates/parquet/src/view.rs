@@ -292,6 +292,7 @@ mod tests {
             partition: Vec::new(),
             columns: ["id", "it's \"x\""].map(column).to_vec(),
             left_out: Vec::new(),
+            replaces_history: false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lakeward_core::{Column, ColumnType, Result, Schema, Stream, StreamId, SyncMode};
+use lakeward_core::{Column, ColumnType, InsertsOnly, Result, Schema, Stream, StreamId, SyncMode};
 
 use crate::catalog::{self, ColumnRow, RelationRow};
 use crate::connect::{Connection, Connector};
@@ -100,6 +100,12 @@ pub(crate) async fn describe(
             schema,
             primary_key,
             log_key: followed,
+            inserts_only: match &log_key {
+                Some(LogKey::Unfit { why, remedy }) => {
+                    Some(InsertsOnly { why: why.clone(), remedy: remedy.clone() })
+                }
+                _ => None,
+            },
             cursor_fields,
             sync_modes,
             estimated_rows: relation.rows,

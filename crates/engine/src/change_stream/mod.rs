@@ -24,7 +24,7 @@ use reading::{ReadEnd, Reading};
 
 use crate::abstract_driver::AbstractDriver;
 use crate::events::{Event, StreamSummary};
-use crate::evolution::{Evolution, evolution, with_retired_columns};
+use crate::evolution::{Evolution, evolution, successor, with_retired_columns};
 use crate::options::Options;
 use crate::retry::Backoff;
 use crate::stream_run::{RunContext, StreamRun};
@@ -342,15 +342,20 @@ async fn plan(
     anew: Option<String>,
 ) -> Result<(Arc<ConfiguredStream>, StreamPhase)> {
     let head = run.head();
-    let (Some(before), None, Some(_)) = (&head.definition, &head.open, head.visible) else {
+    let Some(before) = &head.definition else {
         return Ok((run.stream.clone(), StreamPhase::Queued));
     };
+    let next = successor(&run.stream, before, head.open.is_some())?;
+    if head.open.is_some() || head.visible.is_none() {
+        return Ok((Arc::new(next), StreamPhase::Queued));
+    }
     let again = |reason: String| {
+        let history = if next.replaces_history { "replaced" } else { "kept" };
         run.context.events.event(&Event::Warning {
             stream: Some(run.stream.id.clone()),
-            message: format!("all rows are read again, and their history is kept: {reason}"),
+            message: format!("all rows are read again, and their history is {history}: {reason}"),
         });
-        Ok((run.stream.clone(), StreamPhase::Queued))
+        Ok((Arc::new(next), StreamPhase::Queued))
     };
     if let Some(reason) = &prepared.lost {
         return again(format!("changes are lost: {reason}"));
