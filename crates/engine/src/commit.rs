@@ -179,6 +179,7 @@ impl CommitPath {
             && let Some(log) = self.driver.change_stream()
         {
             log.release(position).await?;
+            failpoint::hit("engine-released")?;
         }
         Ok(heads)
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt;
 use lakeward_core::{
     Catalog, CdcDriver, ChangeMode, ConfiguredStream, Error, ErrorKind, OpenStep, Prepared, Result, Retry,
-    Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode, Until,
+    Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode, Until, failpoint,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -286,11 +286,13 @@ impl<'a> LogRun<'a> {
             None => {
                 let intent = self.log()?.intent(&self.context.run.pipeline);
                 commits.save_global(&intent, ids.clone(), true).await?;
+                failpoint::hit("engine-intent-saved")?;
                 intent
             }
         };
         let streams: Vec<Arc<ConfiguredStream>> = self.runs.values().map(|run| run.stream.clone()).collect();
         let prepared = self.log()?.pre_cdc(&streams, &saved).await?;
+        failpoint::hit("engine-log-followable")?;
         commits.save_global(&prepared.position, ids, false).await?;
         Ok(prepared)
     }
