@@ -140,7 +140,7 @@ impl Writer {
                 Ok(()) => {}
                 // Two writers meet, or the server is restarted: as in any application.
                 Err(error) if gave_way(&error) => _ = self.client.batch_execute("ROLLBACK").await,
-                Err(_) if self.client.is_closed() => self.connect_again(&shared).await?,
+                Err(error) if went_away(&error) => self.connect_again(&shared).await?,
                 Err(error) => return Err(error).with_context(|| format!("in: {sql}")),
             }
             tokio::time::sleep(pause).await;
@@ -274,6 +274,11 @@ impl Writer {
             _ => format!("UPDATE regions SET n = n + 1 WHERE id BETWEEN {key} AND {key} + {few}"),
         }
     }
+}
+
+/// The server shut down, or crashed without a word.
+fn went_away(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|state| state.code().starts_with("57P"))
 }
 
 fn gave_way(error: &tokio_postgres::Error) -> bool {
