@@ -282,7 +282,11 @@ fn went_away(error: &tokio_postgres::Error) -> bool {
 }
 
 fn gave_way(error: &tokio_postgres::Error) -> bool {
-    [SqlState::T_R_DEADLOCK_DETECTED, SqlState::UNIQUE_VIOLATION, SqlState::LOCK_NOT_AVAILABLE]
-        .iter()
-        .any(|state| error.code() == Some(state))
+    let states = [
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::UNIQUE_VIOLATION,
+        SqlState::LOCK_NOT_AVAILABLE,
+    ];
+    states.iter().any(|state| error.code() == Some(state))
 }
