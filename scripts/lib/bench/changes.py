@@ -46,7 +46,7 @@ def against_pg_recvlogical(bed, changes, runs):
         bed.script_file("ledger-changes.sql", changes=changes)
         end = bed.sql("SELECT pg_current_wal_lsn()")
         expected = bed.hash_source("ledger")
-        receive = [bed.server_program("pg_recvlogical"), "--no-loop", "--start", "--slot", "bench_received", "--endpos", end]
+        receive = [bed.server_program("pg_recvlogical"), "--dbname", bed.environment["PGDATABASE"], "--no-loop", "--start", "--slot", "bench_received", "--endpos", end]
         receive += ["--option", "proto_version=2", "--option", "streaming=on", "--option", f"publication_names={publication}"]
         receive += ["--file", "/dev/null", "--fsync-interval", "0"]
         taken = {"pg_recvlogical": [], "lakeward": []}
