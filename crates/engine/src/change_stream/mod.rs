@@ -243,6 +243,8 @@ impl<'a> LogRun<'a> {
         }
         self.phases.set(phases).await;
         // Those with chunks done first, then the large ones: the small ones fill the gaps.
+        // What failed in an attempt that was broken off gets another one.
+        self.failures.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         queued.sort_by_key(|run| std::cmp::Reverse((run.head().open.is_some(), run.estimated_rows)));
         let reading = Reading {
             context: &context,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::StreamExt;
 use lakeward_core::{BadValues, Batch, Error, Result, StreamId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -13,6 +14,9 @@ use crate::writer_pool::PooledWriter;
 
 /// Batches that wait for their writer.
 const BATCHES_AHEAD: usize = 1;
+
+/// Files that are finished and synced at once: most of it is waiting for the disk.
+const FINISHED_AT_ONCE: usize = 8;
 
 /// The open units, by stream.
 pub(super) struct Units {
@@ -68,11 +72,14 @@ impl Units {
     pub(super) async fn finish(self) -> Result<Vec<Finished>> {
         let mut finished = Vec::with_capacity(self.open.len());
         let mut failure = None;
-        for (id, unit) in self.open {
-            match (unit.finish().await, &failure) {
-                (Ok(unit), _) => finished.push(unit),
-                (Err(error), None) => failure = Some(error.at("stream", id)),
-                (Err(_), Some(_)) => {}
+        // All of them, whatever becomes of one: what is not committed is removed by its writer.
+        let mut finishing = futures::stream::iter(self.open)
+            .map(|(id, unit)| async move { unit.finish().await.map_err(|error| error.at("stream", id)) })
+            .buffer_unordered(FINISHED_AT_ONCE);
+        while let Some(unit) = finishing.next().await {
+            match unit {
+                Ok(unit) => finished.push(unit),
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
         failure.map_or(Ok(finished), Err)
