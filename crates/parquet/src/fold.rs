@@ -173,6 +173,19 @@ impl Fold {
     }
 }
 
+/// Reads records and folds those that can be read, as the log of some stream might hold them. For fuzzing: it
+/// must take whatever comes.
+#[doc(hidden)]
+pub fn fold_records<'a>(records: impl Iterator<Item = &'a [u8]>) {
+    let mut fold = Fold::default();
+    for bytes in records {
+        if let Ok(record) = Record::parse(bytes, std::path::Path::new("record")) {
+            fold.apply(&record);
+            let _ = fold.head();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

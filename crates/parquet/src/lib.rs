@@ -35,3 +35,5 @@ pub use config::{
 };
 pub use destination::{KIND, ParquetDestination, spec};
 pub use failpoints::FAILPOINTS;
+#[doc(hidden)]
+pub use fold::fold_records;

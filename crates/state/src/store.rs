@@ -26,6 +26,22 @@ impl State {
     pub fn new(pipeline: Pipeline) -> Self {
         Self { pipeline, global: None, streams: BTreeMap::new() }
     }
+
+    /// Reads a state file's contents.
+    ///
+    /// # Errors
+    /// `State`, where they are torn or of an unknown version.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        format::read(bytes)
+    }
+
+    /// A state file's contents.
+    ///
+    /// # Errors
+    /// `Bug`, where they cannot be written.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        format::write(self)
+    }
 }
 
 /// The position that streams of a shared log have in common.

@@ -10,8 +10,8 @@ use super::{publication, slot};
 use crate::config::{OnSlotLost, ReplicationConfig};
 use crate::connect::{Connection, Connector};
 
-/// Enough of a pipeline's id to tell pipelines apart.
-const PIPELINE_DIGITS: usize = 8;
+/// Enough of a pipeline's id to tell pipelines apart: of its end, which is drawn, where its beginning is the time.
+const PIPELINE_DIGITS: usize = 10;
 
 /// The settings where the config has none.
 pub(crate) fn settings(connector: &Connector) -> ReplicationConfig {
@@ -20,12 +20,9 @@ pub(crate) fn settings(connector: &Connector) -> ReplicationConfig {
 
 /// The names that a pipeline's slot and publication have or will have.
 pub(crate) fn names(connector: &Connector, pipeline: &str) -> Names {
-    let short: String = pipeline
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(PIPELINE_DIGITS)
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
+    let name: Vec<char> = pipeline.chars().filter(char::is_ascii_alphanumeric).collect();
+    let short: String =
+        name[name.len().saturating_sub(PIPELINE_DIGITS)..].iter().map(char::to_ascii_lowercase).collect();
     let named = |name: Option<String>| name.unwrap_or_else(|| format!("lakeward_{short}"));
     let settings = settings(connector);
     Names { slot: named(settings.slot), publication: named(settings.publication), since: None }

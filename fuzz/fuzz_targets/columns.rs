@@ -1,0 +1,64 @@
+//! A column of a type and a policy that the first bytes of an input choose.
+
+use lakeward_core::{ColumnType, OnBadValue};
+use lakeward_postgres::decode::{CopyFormat, PgType, RowDecoder, WireColumn};
+
+fn types() -> Vec<(PgType, ColumnType)> {
+    let named = |name: &str| name.parse::<ColumnType>();
+    let mut types = Vec::new();
+    for (pg_type, targets) in [
+        (PgType::Bool, &["boolean"][..]),
+        (PgType::Int2, &["int16", "int64", "text"]),
+        (PgType::Int4, &["int32", "int64"]),
+        (PgType::Int8, &["int64", "decimal(20,0)"]),
+        (PgType::Oid, &["uint32", "int64"]),
+        (PgType::Float4, &["float32"]),
+        (PgType::Float8, &["float64", "text"]),
+        (PgType::Numeric, &["decimal(12,2)", "decimal(38,10)", "decimal(76,20)", "text"]),
+        (PgType::Date, &["date"]),
+        (PgType::Time, &["time"]),
+        (PgType::Timestamp, &["timestamp"]),
+        (PgType::Timestamptz, &["timestamptz"]),
+        (PgType::Uuid, &["uuid", "text"]),
+        (PgType::Bytea, &["binary"]),
+        (PgType::Json, &["json"]),
+        (PgType::Jsonb, &["json"]),
+        (PgType::Text, &["text"]),
+        (PgType::TextOnly, &["text"]),
+        (PgType::Array(Box::new(PgType::Int4)), &["list<int32>"]),
+        (PgType::Array(Box::new(PgType::Text)), &["list<text>"]),
+        (PgType::Array(Box::new(PgType::Numeric)), &["list<decimal(12,2)>"]),
+        (PgType::Array(Box::new(PgType::Timestamptz)), &["list<timestamptz>"]),
+    ] {
+        for target in targets.iter().filter_map(|name| named(name).ok()) {
+            if RowDecoder::supports(&pg_type, &target) {
+                types.push((pg_type.clone(), target));
+            }
+        }
+    }
+    types
+}
+
+/// Decodes rows of two columns. What is refused ends the input; nothing may panic, and every batch has its rows.
+pub fn decode(format: CopyFormat, data: &[u8], rows: impl FnOnce(&[u8]) -> Vec<Vec<u8>>) {
+    let Some((chosen, rest)) = data.split_first_chunk::<3>() else { return };
+    let types = types();
+    assert!(types.len() > 15, "types are missing");
+    let column = |name: &str, at: u8| {
+        let (pg_type, target) = types[usize::from(at) % types.len()].clone();
+        let on_bad_value = [OnBadValue::Clamp, OnBadValue::Null, OnBadValue::Fail][usize::from(chosen[2]) % 3];
+        WireColumn { name: name.to_owned(), pg_type, target, on_bad_value }
+    };
+    let Ok(mut decoder) = RowDecoder::new(format, &[column("a", chosen[0]), column("b", chosen[1])]) else { return };
+    let mut pushed = 0;
+    for row in rows(rest) {
+        if decoder.push(&row).is_err() {
+            return;
+        }
+        pushed += 1;
+    }
+    assert_eq!(decoder.rows(), pushed);
+    if let Ok(Some(batch)) = decoder.finish() {
+        assert_eq!(batch.rows.num_rows(), pushed);
+    }
+}
