@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use lakeward_core::{
-    BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
-    MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, StreamId, SyncMode, WrittenFile,
+    BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, MemoryBudget,
+    ReadContext, Result, Run, StreamCommit, StreamHead, StreamId, SyncMode, WrittenFile,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{
     Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use lakeward_core::{
     Batch, ChangeColumns, Column, ColumnType, CompactRequest, ConfiguredStream, Destination, Eagerness,
@@ -37,6 +39,14 @@ fn visible(dir: &Path) -> PathBuf {
     dir.join("public/t")
 }
 
+/// Instants as numbers: their text would need a table of time zones.
+fn plain(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Timestamp(..) => cast(column, &DataType::Int64).unwrap(),
+        _ => column.clone(),
+    }
+}
+
 /// Every row with all its columns as text, and how often it stands there. What a file lacks is null.
 fn rows(files: impl IntoIterator<Item = PathBuf>, columns: &[String]) -> BTreeMap<Vec<String>, usize> {
     let mut found = BTreeMap::new();
@@ -45,9 +55,11 @@ fn rows(files: impl IntoIterator<Item = PathBuf>, columns: &[String]) -> BTreeMa
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
         for batch in reader.build().unwrap() {
             let batch = batch.unwrap();
+            let columns: Vec<Option<ArrayRef>> =
+                columns.iter().map(|name| Some(plain(batch.column_by_name(name)?))).collect();
             let cells: Vec<Option<ArrayFormatter<'_>>> = columns
                 .iter()
-                .map(|name| Some(ArrayFormatter::try_new(batch.column_by_name(name)?, &options).unwrap()))
+                .map(|column| Some(ArrayFormatter::try_new(column.as_ref()?, &options).unwrap()))
                 .collect();
             for row in 0..batch.num_rows() {
                 let text = |cell: &Option<ArrayFormatter<'_>>| match cell {
