@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{
-    Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, FixedSizeBinaryArray, Int64Array, ListArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -251,6 +253,85 @@ async fn rows_keep_their_order_and_the_footer_says_whose_they_are() -> Result<()
     }
     assert_eq!(seqs.len(), 28 * 5);
     assert!(seqs.is_sorted());
+    Ok(())
+}
+
+/// `rows` values of a type, some of them null.
+fn values(column_type: &ColumnType, rows: i64) -> ArrayRef {
+    let numbers = Int64Array::from_iter((0..rows).map(|n| (n % 4 > 0).then_some(n % 100)));
+    let text = || StringArray::from_iter((0..rows).map(|n| (n % 4 > 0).then(|| format!("é{n}"))));
+    match column_type {
+        ColumnType::Text | ColumnType::Json => Arc::new(text()),
+        ColumnType::Binary => cast(&text(), &DataType::Binary).unwrap(),
+        ColumnType::Date => cast(&cast(&numbers, &DataType::Int32).unwrap(), &DataType::Date32).unwrap(),
+        ColumnType::Uuid => {
+            let ids = (0..rows).map(|n| (n % 4 > 0).then(|| [n as u8; 16]));
+            Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(ids, 16).unwrap())
+        }
+        ColumnType::List(item) => {
+            let lengths = (0..rows).map(|n| if n % 4 == 0 { 0 } else { 1 });
+            let offsets = OffsetBuffer::from_lengths(lengths);
+            let inner = values(item, *offsets.last().unwrap() as i64);
+            let nulls = (0..rows).map(|n| n % 8 > 0).collect::<Vec<bool>>();
+            Arc::new(ListArray::new(Arc::new(item.field("element")), offsets, inner, Some(nulls.into())))
+        }
+        other => cast(&numbers, &other.arrow()).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn values_of_every_type_are_the_same_to_the_bit() -> Result<()> {
+    let types = "boolean int8 int16 int32 int64 uint8 uint16 uint32 uint64 float double decimal(9,2) decimal(38,10) decimal(60,5) \
+        text json uuid binary date time timestamp timestamptz list<text> list<json> list<list<int32>> list<decimal(38,4)>";
+    let columns: Vec<Column> = types
+        .split_whitespace()
+        .enumerate()
+        .map(|(n, text)| column(&format!("c{n}"), text.parse().unwrap()))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let lake = destination(dir.path());
+    let stream = stream_of(&id(), columns, &[]);
+    lake.prepare(&id(), &run("a")).await?;
+    first_rows(&lake, &stream).await?;
+    for n in 1..=20 {
+        let name = format!("step/{n}");
+        let data = stream.schema.columns.iter().map(|column| values(&column.column_type, n * 37));
+        let rows = RecordBatch::try_new(Arc::new(stream.schema.arrow()), data.collect()).unwrap();
+        let mut writer = lake.writer(unit(&stream, 1, &name)).await?;
+        writer.write(Batch::read(rows)).await?;
+        let mut next = commit(&stream, 1, &name);
+        next.files = writer.finish(false).await?;
+        next.progress = Some(Progress::default());
+        commit_one(&lake, next).await?;
+    }
+    // Names sort as commits do.
+    let whole = |files: Vec<PathBuf>| {
+        let batches: Vec<RecordBatch> = files
+            .iter()
+            .flat_map(|path| {
+                let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+                builder.build().unwrap().map(|batch| batch.unwrap()).collect::<Vec<_>>()
+            })
+            .collect();
+        arrow::compute::concat_batches(batches[0].schema_ref(), &batches).unwrap()
+    };
+    let before = whole(listed(&lake).await?);
+    merge_all(&lake, Eagerness::Any).await?;
+    let files = listed(&lake).await?;
+    assert_eq!(files.len(), 1);
+    let after = whole(files);
+    assert_eq!(after.schema().fields(), before.schema().fields());
+    assert_eq!(after.num_rows(), 37 * 210);
+    for (name, (after, before)) in stream
+        .schema
+        .columns
+        .iter()
+        .map(|column| &column.name)
+        .zip(after.columns()[6..].iter().zip(&before.columns()[6..]))
+    {
+        assert!(after == before, "{name}");
+    }
+    assert!(after == before);
     Ok(())
 }
 
