@@ -19,7 +19,7 @@ const MOST_FULL: u64 = 128 << 20;
 /// Files of one merge: unlinking them all must not keep a commit waiting.
 const MOST_INPUTS: usize = 512;
 
-/// Files that are to be merged, in the order of their rows.
+/// Files that are to be merged, in the order of their commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
     pub(crate) generation: u32,

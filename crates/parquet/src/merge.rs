@@ -91,14 +91,14 @@ pub(crate) fn merge(
     settings: &Settings,
     request: &CompactRequest,
 ) -> Result<Option<Merged>> {
-    let Survey { schema, reading, encoding, position } = Survey::of(choice, places, request)?;
+    let Survey { schema, order, reading, encoding, position } = Survey::of(choice, places, request)?;
     let share = (request.budget.total() / BUDGET_SHARE).clamp(1, MAX_ROW_GROUP_BYTES);
     let share = usize::try_from(encoding).unwrap_or(usize::MAX).min(share);
     let needed = share.saturating_add(usize::try_from(reading).unwrap_or(usize::MAX));
     let Some(_memory): Option<Reservation> = request.budget.try_reserve(needed) else { return Ok(None) };
 
     let mut output = Output::new(choice, places, settings, schema.clone(), share);
-    for input in &choice.inputs {
+    for input in order {
         let path = places.visible.join(&input.path);
         let file = open(&path)?;
         verify(&file, input, &path, request)?;
@@ -124,20 +124,23 @@ pub(crate) fn merge(
 }
 
 /// What the files are like that are to be merged.
-struct Survey {
+struct Survey<'a> {
     schema: SchemaRef,
+    /// By their first rows: a file that was merged before is younger than its rows.
+    order: Vec<&'a Input>,
     /// Bytes that reading one of them takes.
     reading: u64,
     /// Bytes that encoding all of them would take, were they one row group.
     encoding: u64,
-    /// The last file's position, as its footer has it.
+    /// The last one's position, as its footer has it.
     position: Option<String>,
 }
 
-impl Survey {
-    fn of(choice: &Choice, places: &Places, request: &CompactRequest) -> Result<Self> {
+impl<'a> Survey<'a> {
+    fn of(choice: &'a Choice, places: &Places, request: &CompactRequest) -> Result<Self> {
         let mut fields: Vec<Field> = Vec::new();
-        let (mut reading, mut encoding, mut position) = (0, 0, None);
+        let (mut reading, mut encoding) = (0, 0);
+        let mut order = Vec::with_capacity(choice.inputs.len());
         // The newest first: its columns come in the order of now, and what only older ones have comes behind.
         for input in choice.inputs.iter().rev() {
             if request.cancel.is_cancelled() {
@@ -165,15 +168,24 @@ impl Survey {
                 .map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0).min(columns * COLUMN_BYTES));
             reading = reading.max(pages.max().unwrap_or(0));
             encoding += decoded_bytes(metadata);
-            if position.is_none() {
-                position = noted(metadata, POSITION);
-            }
+            order.push((first_sequence(metadata), input, noted(metadata, POSITION)));
         }
+        // Rows of one snapshot have one sequence: they stay in the order of their commits.
+        order.reverse();
+        order.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        let position = order.last().and_then(|(_, _, position)| position.clone());
+        let order = order.into_iter().map(|(_, input, _)| input).collect();
         encoding += fields.len() as u64 * ENCODER_BYTES;
         // A batch as it is read, those that wait for the encoder, and both as one.
         reading += 4 * BATCH_BYTES.min(encoding);
-        Ok(Self { schema: Arc::new(Schema::new(fields)), reading, encoding, position })
+        Ok(Self { schema: Arc::new(Schema::new(fields)), order, reading, encoding, position })
     }
+}
+
+/// The least sequence of a file's rows; `None` where its statistics do not tell.
+fn first_sequence(metadata: &ParquetMetaData) -> Option<Vec<u8>> {
+    let columns = metadata.row_groups().iter().filter_map(|group| group.columns().get(SEQ));
+    columns.filter_map(|column| column.statistics()?.min_bytes_opt().map(<[u8]>::to_vec)).min()
 }
 
 /// Bytes of all values as they are in memory.

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::single_range_in_vec_init,
     reason = "a test that cannot go on should stop where it stands"
 )]
 
@@ -265,13 +266,13 @@ fn values(column_type: &ColumnType, rows: i64) -> ArrayRef {
         ColumnType::Binary => cast(&text(), &DataType::Binary).unwrap(),
         ColumnType::Date => cast(&cast(&numbers, &DataType::Int32).unwrap(), &DataType::Date32).unwrap(),
         ColumnType::Uuid => {
-            let ids = (0..rows).map(|n| (n % 4 > 0).then(|| [n as u8; 16]));
+            let ids = (0..rows).map(|n| (n % 4 > 0).then_some([n as u8; 16]));
             Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(ids, 16).unwrap())
         }
         ColumnType::List(item) => {
             let lengths = (0..rows).map(|n| if n % 4 == 0 { 0 } else { 1 });
-            let offsets = OffsetBuffer::from_lengths(lengths);
-            let inner = values(item, *offsets.last().unwrap() as i64);
+            let offsets: OffsetBuffer<i32> = OffsetBuffer::from_lengths(lengths);
+            let inner = values(item, i64::from(offsets.last()));
             let nulls = (0..rows).map(|n| n % 8 > 0).collect::<Vec<bool>>();
             Arc::new(ListArray::new(Arc::new(item.field("element")), offsets, inner, Some(nulls.into())))
         }
@@ -297,7 +298,8 @@ async fn values_of_every_type_are_the_same_to_the_bit() -> Result<()> {
         let name = format!("step/{n}");
         let data = stream.schema.columns.iter().map(|column| values(&column.column_type, n * 37));
         let rows = RecordBatch::try_new(Arc::new(stream.schema.arrow()), data.collect()).unwrap();
-        let mut writer = lake.writer(unit(&stream, 1, &name)).await?;
+        let spec = lakeward_core::UnitSpec { read_position: n as u64, ..unit(&stream, 1, &name) };
+        let mut writer = lake.writer(spec).await?;
         writer.write(Batch::read(rows)).await?;
         let mut next = commit(&stream, 1, &name);
         next.files = writer.finish(false).await?;
