@@ -129,7 +129,7 @@ async fn follow(version: Version) {
             .await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let end = scene.value("SELECT pg_current_wal_lsn()").await;
+    let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
     let reached = format!(
         "SELECT coalesce((SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE database = current_database() AND NOT temporary), false)"
     );

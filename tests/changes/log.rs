@@ -22,7 +22,7 @@ async fn idle(version: Version) {
     let before = scene.slot("confirmed_flush_lsn").await.unwrap();
     let mut run = scene.start(&["--follow"]);
     scene.sql("INSERT INTO u SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g; CHECKPOINT").await;
-    let end = scene.value("SELECT pg_current_wal_lsn()").await;
+    let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
     let sql = format!(
         "SELECT confirmed_flush_lsn >= '{end}' AND confirmed_flush_lsn > '{before}' FROM pg_replication_slots WHERE database = current_database() AND NOT temporary"
     );
@@ -31,7 +31,7 @@ async fn idle(version: Version) {
     run.kill9().await.unwrap();
     // So does a run that ends.
     scene.sql("INSERT INTO u SELECT g, 'x' FROM generate_series(30001, 40000) g").await;
-    let end = scene.value("SELECT pg_current_wal_lsn()").await;
+    let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
     scene.sync().await;
     let reached = format!("SELECT '{}'::pg_lsn >= '{end}'", scene.slot("confirmed_flush_lsn").await.unwrap());
     assert_eq!(scene.value(&reached).await, "t");

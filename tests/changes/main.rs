@@ -8,6 +8,7 @@ mod followed;
 mod handover;
 mod log;
 mod meaning;
+mod servers;
 
 /// A test that runs on both versions.
 macro_rules! on_both {

@@ -355,7 +355,6 @@ async fn cursors_that_cannot_serve_are_refused(version: Version) {
             "cursor_lookback",
             2,
         ),
-        (json!({ "sync_mode": "cdc" }), "sync_mode", 2),
         (by("at"), "column at", 5),
     ] {
         pipeline.choose("t", choices.clone());

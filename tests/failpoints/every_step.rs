@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::scene::{How, LAKEWARD, Scene, TABLE, assert_visible_generation, copy_tree, event};
 
 /// What every commit passes.
-const COMMIT: &[&str] = &[
+pub const COMMIT: &[&str] = &[
     "parquet-record-written",
     "parquet-record-synced",
     "parquet-record-linked",
@@ -25,7 +25,7 @@ const COMMIT: &[&str] = &[
 ];
 
 /// What a commit with files passes besides.
-const FILES: &[&str] = &[
+pub const FILES: &[&str] = &[
     "parquet-stage-written",
     "parquet-file-synced",
     "parquet-stage-synced",
@@ -66,6 +66,12 @@ const GIVEN_UP: &[&str] = &["parquet-hidden-generation-removed"];
 
 /// Only where the file system cannot exchange two directories.
 const ELSEWHERE: &[&str] = &["parquet-swap-retired"];
+
+/// Passed where a source's log is begun to be followed.
+pub const LOG_BEGUN: &[&str] = &["engine-intent-saved", "engine-log-followable"];
+
+/// Passed where it is followed.
+pub const LOG_FOLLOWED: &[&str] = &["engine-released"];
 
 /// The larger the table, the more chunks, each with a commit of its own.
 const ROWS: u64 = 3_000;
@@ -109,6 +115,8 @@ fn f42_no_failpoint_is_left_out() {
         MERGED,
         GIVEN_UP,
         ELSEWHERE,
+        LOG_BEGUN,
+        LOG_FOLLOWED,
     ];
     let named: BTreeSet<String> = lists.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(named, all, "each failpoint needs a situation in which it is passed");

@@ -1,6 +1,7 @@
 //! Stopped, failed or slowed at every place between two durable steps.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod changes;
 mod every_step;
 mod lost_answers;
 #[path = "../faults/scene.rs"]

@@ -212,6 +212,7 @@ impl CommitPath {
             && let Some(log) = self.driver.as_ref().and_then(|driver| driver.change_stream())
         {
             log.release(position).await?;
+            failpoint::hit("engine-released")?;
         }
         Ok(heads)
     }

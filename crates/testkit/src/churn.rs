@@ -140,7 +140,7 @@ impl Writer {
                 Ok(()) => {}
                 // Two writers meet, or the server is restarted: as in any application.
                 Err(error) if gave_way(&error) => _ = self.client.batch_execute("ROLLBACK").await,
-                Err(_) if self.client.is_closed() => self.connect_again(&shared).await?,
+                Err(error) if went_away(&error) => self.connect_again(&shared).await?,
                 Err(error) => return Err(error).with_context(|| format!("in: {sql}")),
             }
             tokio::time::sleep(pause).await;
@@ -276,8 +276,17 @@ impl Writer {
     }
 }
 
+/// The server shut down, or crashed without a word.
+fn went_away(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|state| state.code().starts_with("57P"))
+}
+
 fn gave_way(error: &tokio_postgres::Error) -> bool {
-    [SqlState::T_R_DEADLOCK_DETECTED, SqlState::UNIQUE_VIOLATION, SqlState::LOCK_NOT_AVAILABLE]
-        .iter()
-        .any(|state| error.code() == Some(state))
+    let states = [
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::UNIQUE_VIOLATION,
+        SqlState::LOCK_NOT_AVAILABLE,
+    ];
+    states.iter().any(|state| error.code() == Some(state))
 }

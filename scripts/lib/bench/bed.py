@@ -72,8 +72,36 @@ class Bed:
             raise host.Failure(done.stderr.strip())
         return done.stdout.strip()
 
-    def table(self, name, rows):
-        """Fills a table, or finds it filled, and says what the hash of its rows is."""
+    def script_file(self, name, **variables):
+        """Runs one of the benches' SQL files."""
+        command = [self.psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file", str(SQL / name)]
+        command += [f"--set={name}={value}" for name, value in variables.items()]
+        done = subprocess.run(command, env=self.environment, text=True, capture_output=True)
+        if done.returncode != 0:
+            raise host.Failure(f"{name}: {done.stderr.strip()}")
+
+    def server_program(self, name):
+        """One of the server's own programs, such as pg_recvlogical."""
+        path = Path(self.server.read("bindir")) / name
+        found = str(path) if path.exists() else shutil.which(name)
+        if found is None:
+            raise host.Failure(f"needs {name}")
+        return found
+
+    def python_json(self, script, request):
+        """What a script for the readers' interpreter prints for a request, both as JSON."""
+        done = subprocess.run([self.python, "-c", script], input=json.dumps(request), text=True, capture_output=True)
+        if done.returncode != 0:
+            raise host.Failure(done.stderr.strip()[-2000:])
+        return json.loads(done.stdout)
+
+    def table(self, name, rows, keep=True):
+        """Fills a table, or finds it filled, and says what the hash of its rows is. One that is not kept will be
+        changed: it is always filled anew, and not hashed."""
+        if not keep:
+            measure.say(f"filling {name} with {rows:,} rows")
+            self.script_file(f"{name}.sql", rows=rows)
+            return None
         script = SQL / f"{name}.sql"
         mark = f"{rows} rows of {hashlib.sha256(script.read_bytes()).hexdigest()[:16]}"
         if self.sql(f"SELECT obj_description(to_regclass('public.{name}'), 'pg_class')") != mark:
@@ -108,10 +136,10 @@ class Bed:
 
     # What was written.
 
-    def check(self, directory, expected, kind="all"):
-        """Fails unless the Parquet files below a directory hold exactly the source's rows."""
+    def check(self, directory, expected, kind="all", query=None):
+        """Fails unless the Parquet files below a directory, or what a query finds, are exactly the source's rows."""
         wanted = expected[kind]
-        request = json.dumps({"directory": str(directory), "columns": wanted["columns"]})
+        request = json.dumps({"directory": str(directory), "query": query, "columns": wanted["columns"]})
         done = subprocess.run([self.python, str(CONTENTS)], input=request, text=True, capture_output=True)
         if done.returncode != 0:
             raise host.Failure(f"could not read {directory}: {done.stderr.strip()[-2000:]}")
@@ -120,8 +148,8 @@ class Bed:
             raise host.Failure(f"{directory} does not hold the source's rows: {found}, expected {wanted}")
         return found
 
-    def project(self, table):
-        return Project(self, table)
+    def project(self, table, mode="full_refresh"):
+        return Project(self, table, mode)
 
     def versions(self):
         git = ["git", "-C", str(host.PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -160,7 +188,7 @@ def output(command):
 class Project:
     """The configs of one table's replication; every sync goes into a lake of its own."""
 
-    def __init__(self, bed, table):
+    def __init__(self, bed, table, mode):
         self.bed, self.table = bed, table
         self.directory = WORK / table
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -173,7 +201,7 @@ class Project:
         discover = [bed.program, "discover", "--config", "source.json", "--output", "streams.json"]
         measure.run(discover, cwd=self.directory, env=bed.environment)
         streams = json.loads((self.directory / "streams.json").read_text())
-        chosen = {"stream_name": table, "sync_mode": "full_refresh"}
+        chosen = {"stream_name": table, "sync_mode": mode}
         streams["selected_streams"] = {"public": [chosen]}
         self.write("streams.json", streams)
 
@@ -199,6 +227,29 @@ class Project:
         done = measure.run(command, cwd=self.directory, env=self.bed.environment)
         self.bed.check(self.directory / "lake", expected)
         return done
+
+    def begin_log(self):
+        """The backfill of a stream that is then followed. Says how its slot and its publication are called."""
+        self.forget()
+        measure.run(self.command("--progress", "never"), cwd=self.directory, env=self.bed.environment)
+        position = json.loads((self.directory / "state.json").read_text())["global"]["position"]
+        return position["slot"], position["publication"]
+
+    def catch_up(self, expected):
+        """A sync of what changed, measured; the latest view was then found to be the source's rows."""
+        os.sync()
+        command = self.command("--progress", "never", "--log-level", "warn")
+        done = measure.run(command, cwd=self.directory, env=self.bed.environment)
+        view = [self.bed.program, "view", self.table, "--engine", "duckdb"]
+        query = subprocess.run(view, cwd=self.directory, check=True, text=True, stdout=subprocess.PIPE).stdout
+        lake = str(self.directory / "lake")
+        self.bed.check(self.directory / "lake", expected, query=query.replace("'./lake", f"'{lake}"))
+        return done
+
+    def end_log(self):
+        """Lets go of slot and publication."""
+        clear = [self.bed.program, "clear", "--log", "--yes"]
+        measure.run(clear, cwd=self.directory, env=self.bed.environment)
 
     def lake_bytes(self):
         return sum(path.stat().st_size for path in (self.directory / "lake").rglob("*.parquet"))

@@ -1,6 +1,6 @@
-"""Prints how many rows the Parquet files below a directory hold, and the sum of their rows' hashes.
+"""Prints how many rows the Parquet files below a directory hold, or a query finds, and the sum of their hashes.
 
-The request is a JSON object on standard input: directory and columns. A row's hash is of its columns' text as
+The request is a JSON object on standard input: directory, perhaps query, and columns. A row's hash is of its columns' text as
 PostgreSQL prints it, so that the server can compute the same.
 """
 
@@ -22,9 +22,12 @@ def text(column, kind):
 
 def main():
     request = json.load(sys.stdin)
-    paths = ", ".join(lake.literal(path) for path in lake.visible_files(request["directory"]))
     connection = lake.connect()
-    files = f"read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
+    if request.get("query"):
+        files = f"({request['query']})"
+    else:
+        paths = ", ".join(lake.literal(path) for path in lake.visible_files(request["directory"]))
+        files = f"read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
     kinds = {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}
     texts = [text(lake.ident(column), kinds[column]) for column in request["columns"]]
     row = " || chr(31) || ".join(f"coalesce({one}, chr(30))" for one in texts)

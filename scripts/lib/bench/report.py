@@ -126,7 +126,34 @@ def resume(results):
     yield conditions(results, [results["command"]])
 
 
-SECTIONS = {"backfill": backfill, "memory": memory, "peers": peers, "resume": resume}
+def changes(results):
+    yield f"## Changes, {results['changes']:,} of them\n"
+    yield (
+        "60 % updates, 25 % inserts, 15 % deletes, in transactions of 1 to 10,000. The limit is `pg_recvlogical` with"
+        " pgoutput into `/dev/null` over the same log. Lakeward commits Parquet every second or 64 MiB. After each run the"
+        " latest view of the files held exactly the source's rows.\n"
+    )
+    of = results["against_pg_recvlogical"]
+    found = of["measurements"]
+    bars = [(name, one["median"]["seconds"], spread(one)) for name, one in found.items()]
+    yield draw("changes", "A million changes: seconds", bars, limit=found["pg_recvlogical"]["median"]["seconds"])
+    rows = [[name, seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one)] for name, one in found.items()]
+    yield table_of(["", "wall", "CPU", "peak memory"], rows)
+    yield targets(of["targets"])
+    one = results["transaction"]
+    yield f"### One transaction of {one['rows']:,} rows\n"
+    yield table_of(["", "measured", ""], [["peak memory", mib(one), verdict(one["target"])], ["wall", seconds(one), ""]])
+    one = results["followed"]
+    yield f"### Followed, {one['changes_per_second']:,} changes a second\n"
+    yield (
+        "From the commit at the source until a committed file with the change is there to be found, default settings,"
+        f" over {one['seconds']} s; resident memory reached {one['peak_rss_mib']:.0f} MiB.\n"
+    )
+    yield targets(one["targets"])
+    yield conditions(results, [one["command"] for one in found.values()])
+
+
+SECTIONS = {"backfill": backfill, "memory": memory, "peers": peers, "resume": resume, "changes": changes}
 
 
 def table_of(head, rows):

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt;
 use lakeward_core::{
     Catalog, CdcDriver, ChangeMode, ConfiguredStream, Error, ErrorKind, OpenStep, Prepared, Result, Retry,
-    Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode, Until,
+    Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode, Until, failpoint, retry_policy,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -178,11 +178,17 @@ impl<'a> LogRun<'a> {
                         stream: Some(stream.clone()),
                         message: format!("changed: {what}"),
                     });
-                    self.resolve_again(&stream, what).await?;
+                    self.resolve_again(Some((&stream, what))).await?;
                 }
                 Err(error) => {
                     if let Err(error) = backoff.after(error, Retry::NewSession).await {
                         break Err(error);
+                    }
+                    if let Err(error) = self.resolve_again(None).await {
+                        // Where the server is still away the next attempt finds out.
+                        if retry_policy(error.kind()) == Retry::Never {
+                            break Err(error);
+                        }
                     }
                 }
             }
@@ -197,8 +203,8 @@ impl<'a> LogRun<'a> {
         (self.context.commits.known_global(), commits)
     }
 
-    /// Looks at all streams again, as they are at the source now, because one has changed.
-    async fn resolve_again(&mut self, changed: &StreamId, what: String) -> Result<()> {
+    /// Looks at all streams again, as they are at the source now, perhaps because one is known to have changed.
+    async fn resolve_again(&mut self, changed: Option<(&StreamId, String)>) -> Result<()> {
         let context = &self.context;
         let resolved = AbstractDriver::resolve(
             context.driver.as_ref(),
@@ -207,8 +213,11 @@ impl<'a> LogRun<'a> {
         );
         for (stream, _) in resolved.await? {
             if let Some(run) = self.runs.get_mut(&stream.id) {
+                let same = stream.schema == run.stream.schema && stream.key == run.stream.key;
                 // A partition with rows in it, say: nothing that is known of the stream tells what is missing.
-                if stream.id == *changed && stream.schema == run.stream.schema && stream.key == run.stream.key
+                if let Some((changed, what)) = &changed
+                    && stream.id == **changed
+                    && same
                 {
                     self.read_anew.insert(stream.id.clone(), what.clone());
                 }
@@ -252,7 +261,7 @@ impl<'a> LogRun<'a> {
         let never = CancellationToken::new();
         match self.mode {
             ChangeMode::Sequential | ChangeMode::Parallel => {
-                self.backfill(queued).await?;
+                self.backfill(queued, &stop).await?;
                 Ok(reading.run(last, &never).await?.into())
             }
             ChangeMode::Concurrent if queued.is_empty() => Ok(reading.run(last, &never).await?.into()),
@@ -261,8 +270,11 @@ impl<'a> LogRun<'a> {
                 // Where the run ends by itself, the log is read up to a place behind the last snapshot.
                 let quit = if context.options.follow { &never } else { &done };
                 let backfills = async {
-                    let outcome = self.backfill(queued).await;
+                    let outcome = self.backfill(queued, &stop).await;
                     done.cancel();
+                    if outcome.is_err() {
+                        stop.cancel();
+                    }
                     outcome
                 };
                 let read = async {
@@ -273,6 +285,11 @@ impl<'a> LogRun<'a> {
                     end
                 };
                 let (backfills, read) = tokio::join!(backfills, read);
+                // Each stops the other: the one that was not stopped says why.
+                if read.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled) {
+                    backfills?;
+                    return Err(Error::cancelled());
+                }
                 match read? {
                     ReadEnd::Asked => {
                         backfills?;
@@ -293,11 +310,13 @@ impl<'a> LogRun<'a> {
             None => {
                 let intent = self.log()?.intent(&self.context.run.pipeline);
                 commits.save_global(&intent, ids.clone(), true).await?;
+                failpoint::hit("engine-intent-saved")?;
                 intent
             }
         };
         let streams: Vec<Arc<ConfiguredStream>> = self.runs.values().map(|run| run.stream.clone()).collect();
         let prepared = self.log()?.pre_cdc(&streams, &saved).await?;
+        failpoint::hit("engine-log-followable")?;
         commits.save_global(&prepared.position, ids, false).await?;
         Ok(prepared)
     }
@@ -306,7 +325,7 @@ impl<'a> LogRun<'a> {
     ///
     /// # Errors
     /// Where a new attempt may do better, or the run was stopped.
-    async fn backfill(&self, queued: Vec<Arc<StreamRun>>) -> Result<()> {
+    async fn backfill(&self, queued: Vec<Arc<StreamRun>>, stop: &CancellationToken) -> Result<()> {
         let mut running = futures::stream::iter(queued)
             .map(|run| async move {
                 let outcome = match run.stream.sync_mode {
@@ -316,11 +335,16 @@ impl<'a> LogRun<'a> {
                 (run.stream.id.clone(), outcome)
             })
             .buffer_unordered(self.context.reader_count);
-        let mut cancelled = None;
+        let mut ended = None;
         while let Some((id, outcome)) = running.next().await {
             match outcome {
                 Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Cancelled => cancelled = Some(error),
+                Err(error) if error.kind() == ErrorKind::Cancelled => ended = ended.or(Some(error)),
+                Err(error) if error.kind() == ErrorKind::Schema => {
+                    // The others end in good order.
+                    stop.cancel();
+                    ended = Some(altered(error));
+                }
                 Err(error) => {
                     self.phases.queued(&id).await?;
                     let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -328,7 +352,7 @@ impl<'a> LogRun<'a> {
                 }
             }
         }
-        cancelled.map_or(Ok(()), Err)
+        ended.map_or(Ok(()), Err)
     }
 }
 
@@ -379,11 +403,16 @@ async fn plan(
         Evolution::NewGeneration(reason) => again(reason),
         _ if !unbroken => again("it was not in the log all the time".to_owned()),
         Evolution::Unchanged => open(&head, Arc::new(stream)),
-        Evolution::Widened => match run.widen(&stream).await? {
+        Evolution::Widened => match run.widen(&stream).await.map_err(altered)? {
             Some(reason) => again(reason),
             None => open(&run.head(), Arc::new(stream)),
         },
     }
+}
+
+/// A table that was altered after it was described, while its snapshot was taken, is described again.
+fn altered(error: Error) -> Error {
+    if error.kind() == ErrorKind::Schema { error.with_kind(ErrorKind::SessionLost) } else { error }
 }
 
 fn open(head: &StreamHead, stream: Arc<ConfiguredStream>) -> Result<(Arc<ConfiguredStream>, StreamPhase)> {
