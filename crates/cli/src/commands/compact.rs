@@ -1,6 +1,6 @@
 //! `lakeward compact`: small files become larger ones.
 
-use lakeward_core::{ErrorKind, Result};
+use lakeward_core::{Error, ErrorKind, Result};
 use lakeward_engine::{AbstractDriver, Compaction, Options};
 use lakeward_state::StateStore;
 use serde_json::json;
@@ -20,14 +20,7 @@ pub(crate) async fn run(args: &CompactArgs, console: &Console) -> Result<ExitCod
     let catalog = config::load_catalog(&args.streams.streams)?;
     let streams = selected::choose(&catalog, &args.names)?;
     let destination = config::destination(&args.destination.destination)?;
-    let store = StateStore::open(args.streams.state()).map_err(|error| match error.remedy() {
-        // A lock that someone holds, most likely a run that follows.
-        Some(remedy) if error.kind() == ErrorKind::State => {
-            let hint = format!("{remedy}; a sync that follows changes merges small files by itself");
-            error.hint(hint)
-        }
-        _ => error,
-    })?;
+    let store = StateStore::open(args.streams.state()).map_err(by_whoever_follows)?;
     let options = Options { memory_limit: args.memory_limit, ..Options::default() };
     let sink = progress::sink(console);
     let work = AbstractDriver::compact(destination, store, &streams, &options, sink.clone());
@@ -48,6 +41,16 @@ pub(crate) async fn run(args: &CompactArgs, console: &Console) -> Result<ExitCod
     }
     let gravest = failure::gravest(failures().map(|(_, error)| error));
     Ok(gravest.map_or(ExitCode::DONE, |error| ExitCode::of(error.kind())))
+}
+
+/// Where a run holds the state, says that it may be doing the work already.
+fn by_whoever_follows(error: Error) -> Error {
+    match (error.remedy().map(str::to_owned), error.places().any(|(what, _)| what == "pid")) {
+        (Some(remedy), true) => {
+            error.hint(format!("{remedy}; a sync that follows changes merges small files by itself"))
+        }
+        _ => error,
+    }
 }
 
 fn text(compaction: &Compaction, surface: Surface) -> String {
