@@ -45,12 +45,10 @@ pub(crate) async fn run(args: &CompactArgs, console: &Console) -> Result<ExitCod
 
 /// Where a run holds the state, says that it may be doing the work already.
 fn by_whoever_follows(error: Error) -> Error {
-    match (error.remedy().map(str::to_owned), error.places().any(|(what, _)| what == "pid")) {
-        (Some(remedy), true) => {
-            error.hint(format!("{remedy}; a sync that follows changes merges small files by itself"))
-        }
-        _ => error,
-    }
+    let held = error.places().any(|(what, _)| what == "pid");
+    let Some(remedy) = error.remedy().filter(|_| held) else { return error };
+    let hint = format!("{remedy}; a sync that follows changes merges small files by itself");
+    error.hint(hint)
 }
 
 fn text(compaction: &Compaction, surface: Surface) -> String {
