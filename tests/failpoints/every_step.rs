@@ -59,6 +59,9 @@ const RESUMED: &[&str] =
 /// Passed while a crash is recovered from: the destination's own crash tests go through it.
 const RECOVERED: &[&str] = &["parquet-stray-removed"];
 
+/// Passed while small files are merged: the destination's own crash tests, and those of change streams.
+const MERGED: &[&str] = &["parquet-merge-staged"];
+
 const GIVEN_UP: &[&str] = &["parquet-hidden-generation-removed"];
 
 /// Only where the file system cannot exchange two directories.
@@ -109,6 +112,7 @@ fn f42_no_failpoint_is_left_out() {
         INCREMENTAL_PASS,
         RESUMED,
         RECOVERED,
+        MERGED,
         GIVEN_UP,
         ELSEWHERE,
         LOG_BEGUN,

@@ -137,6 +137,13 @@ pub(crate) enum Command {
         after_help = "Examples:\n  lakeward peek lake/public/orders/1-000000000001-5a0c71f2-0.parquet -n 3"
     )]
     Peek(PeekArgs),
+    /// Merges small files of the selected streams into larger ones
+    #[command(
+        after_help = "Examples:\n  lakeward compact\n  lakeward compact public.orders --output json\n\n\
+        No row changes, and readers may go on reading. `lakeward sync --follow` does it by itself where many\n\
+        small files have gathered; this merges fewer too. It needs the pipeline's state for itself, as a sync does."
+    )]
+    Compact(CompactArgs),
     /// Mends a state
     #[command(subcommand)]
     State(StateCommand),
@@ -375,6 +382,26 @@ pub(crate) struct PeekArgs {
     /// How many characters of a cell are shown
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u16).range(4..))]
     pub(crate) width: u16,
+}
+
+/// `lakeward compact`
+#[derive(Debug, Args)]
+pub(crate) struct CompactArgs {
+    /// Streams as the source names them, namespace.name; without one, all selected streams
+    #[arg(value_name = "STREAM")]
+    pub(crate) names: Vec<String>,
+    /// The destination.
+    #[command(flatten)]
+    pub(crate) destination: DestinationArg,
+    /// The streams.
+    #[command(flatten)]
+    pub(crate) streams: StreamsArgs,
+    /// How the result is written
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+    /// Resident memory of the whole process
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit, help_heading = "Limits")]
+    pub(crate) memory_limit: u64,
 }
 
 /// `lakeward state`

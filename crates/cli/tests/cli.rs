@@ -125,6 +125,18 @@ fn clear_asks_and_without_a_terminal_needs_yes() {
 }
 
 #[test]
+fn compact_needs_the_state_and_knows_only_selected_streams() {
+    let directory = pipeline();
+    let run = lakeward(directory.path(), &["compact"]);
+    assert_eq!((run.code, run.stdout.as_str()), (7, ""), "{}", run.stderr);
+    assert!(run.stderr.contains("there is no state"), "{}", run.stderr);
+    assert!(!directory.path().join("lake").exists());
+    let run = lakeward(directory.path(), &["compact", "public.order"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("did you mean public.orders?"), "{}", run.stderr);
+}
+
+#[test]
 fn completions_name_every_command() {
     let directory = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Batch, ConfiguredStream, DestinationIdentity, Error, ErrorKind, Finding, MemoryBudget, Pipeline, Result,
@@ -51,6 +52,48 @@ pub struct VisibleFile {
     pub bytes: u64,
 }
 
+/// How soon small files are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eagerness {
+    /// Where many of about one size have gathered, so that each row is rewritten few times in its life.
+    Gathered,
+    /// Wherever there are two of about one size.
+    Any,
+}
+
+/// A request to merge small files of a stream.
+#[derive(Debug, Clone)]
+pub struct CompactRequest {
+    /// How soon files are worth merging.
+    pub eagerness: Eagerness,
+    /// Where memory is taken, if it is free; nothing is merged where it is not.
+    pub budget: MemoryBudget,
+    /// Asks to give the merge up, which then leaves nothing behind.
+    pub cancel: CancellationToken,
+}
+
+impl CompactRequest {
+    /// A request that is never given up.
+    pub fn new(eagerness: Eagerness, budget: MemoryBudget) -> Self {
+        Self { eagerness, budget, cancel: CancellationToken::new() }
+    }
+}
+
+/// One merge of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// Files that were merged.
+    pub merged: u64,
+    /// Their bytes.
+    pub bytes_before: u64,
+    /// Files that took their place.
+    pub files: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// Rows in them, the same before and after.
+    pub rows: u64,
+}
+
 /// Where rows go.
 ///
 /// A destination is where exactly-once is decided: a commit carries files and position in one atomic step, and at
@@ -87,6 +130,22 @@ pub trait Destination: Send + Sync {
     /// # Errors
     /// `Conflict` per stream where a later run has taken it over: nothing was committed for it.
     async fn commit(&self, commits: Vec<StreamCommit>) -> Vec<Result<StreamHead>>;
+
+    /// Merges some small files of a prepared stream's newest generation into a larger one, in one commit that
+    /// changes nothing else: each row stays, with all its columns. Other commits of the stream may be made
+    /// meanwhile. `None` where there is nothing to merge, no memory for it now, or files to be merged went
+    /// meanwhile; where it merged something there may be more.
+    ///
+    /// # Errors
+    /// `Cancelled` where it was asked to stop; as [`commit`](Self::commit) otherwise.
+    async fn compact(
+        &self,
+        stream: &StreamId,
+        request: CompactRequest,
+    ) -> Result<Option<(Compacted, StreamHead)>> {
+        let _ = (stream, request);
+        Ok(None)
+    }
 
     /// Where every stream stands, read without taking anything over.
     async fn heads(&self) -> Result<Vec<(StreamId, StreamHead)>>;

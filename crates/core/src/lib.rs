@@ -44,7 +44,9 @@ pub use configured::{
     ConfiguredStream, Cursor, Lookback, NullCursor, OnBadValue, OnPartitionChange, OnSchemaChange,
     PartitionField, PartitionTransform,
 };
-pub use destination::{Capabilities, Destination, UnitSpec, VisibleFile, Writer};
+pub use destination::{
+    Capabilities, CompactRequest, Compacted, Destination, Eagerness, UnitSpec, VisibleFile, Writer,
+};
 pub use driver::{DriverInterface, IncrementalDriver, IncrementalPass, ReadContext};
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry, retry_policy};
 pub use filter::{CompareOp, Filter, FilterExpr, Literal};

@@ -129,7 +129,7 @@ impl AbstractDriver {
         let budget = MemoryBudget::new(self.options.budget_bytes());
         let commits = Arc::new(CommitPath::new(
             self.destination.clone(),
-            self.driver.clone(),
+            Some(self.driver.clone()),
             self.store.clone(),
             state,
             self.events.clone(),

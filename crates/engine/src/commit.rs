@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lakeward_core::{
-    Destination, DriverInterface, Error, Position, Result, StreamCommit, StreamHead, StreamId, SyncMode,
-    failpoint,
+    CompactRequest, Destination, DriverInterface, Error, ErrorKind, Position, Result, StreamCommit,
+    StreamHead, StreamId, SyncMode, failpoint,
 };
 use lakeward_state::{GlobalState, State, StateStore, StreamState};
 use tokio_util::task::TaskTracker;
@@ -34,7 +34,8 @@ struct Keeper {
 /// Commits units, keeps the state, releases positions, tells the outside.
 pub(crate) struct CommitPath {
     destination: Arc<dyn Destination>,
-    driver: Arc<dyn DriverInterface>,
+    /// What is released at; absent where nothing is read.
+    driver: Option<Arc<dyn DriverInterface>>,
     store: Arc<StateStore>,
     keeper: Mutex<Keeper>,
     /// Held while the state is saved: two saves at once would write one temporary file, and the older might win.
@@ -62,7 +63,7 @@ pub(crate) struct StateEntry {
 impl CommitPath {
     pub(crate) fn new(
         destination: Arc<dyn Destination>,
-        driver: Arc<dyn DriverInterface>,
+        driver: Option<Arc<dyn DriverInterface>>,
         store: Arc<StateStore>,
         state: State,
         events: Arc<dyn EventSink>,
@@ -122,6 +123,38 @@ impl CommitPath {
         task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
     }
 
+    /// Merges some small files of a stream, where there are any to merge; `None` where there are not. Positions
+    /// stay what they are, so nothing is released.
+    ///
+    /// As [`commit`](Self::commit) does, it goes on where its caller is dropped.
+    pub(crate) async fn merge_files(
+        self: &Arc<Self>,
+        names: &StateEntry,
+        target: &StreamId,
+        request: CompactRequest,
+    ) -> Result<Option<StreamHead>> {
+        let path = self.clone();
+        let (names, target) = (names.clone(), target.clone());
+        let task = self.under_way.spawn(async move {
+            let Some((merged, head)) = path.destination.compact(&target, request).await? else {
+                return Ok(None);
+            };
+            path.record(&names, &head);
+            failpoint::hit("engine-committed")?;
+            path.save(false).await?;
+            failpoint::hit("engine-state-saved")?;
+            path.events.event(&Event::FilesMerged {
+                stream: names.source,
+                merged: merged.merged,
+                bytes_before: merged.bytes_before,
+                files: merged.files,
+                bytes: merged.bytes,
+            });
+            Ok(Some(head))
+        });
+        task.await.map_err(|error| Error::bug("a merge task ended early").source(error))?
+    }
+
     /// The global position that the state was left with.
     pub(crate) fn known_global(&self) -> Option<Position> {
         self.keeper().state.global.as_ref().map(|global| global.position.clone())
@@ -176,7 +209,7 @@ impl CommitPath {
             return Err(error);
         }
         if let Some(position) = &step.release
-            && let Some(log) = self.driver.change_stream()
+            && let Some(log) = self.driver.as_ref().and_then(|driver| driver.change_stream())
         {
             log.release(position).await?;
             failpoint::hit("engine-released")?;
@@ -224,10 +257,19 @@ impl CommitPath {
         }
     }
 
-    /// The number of the last commit that the state knows of a stream.
-    pub(crate) fn known_commit(&self, source: &StreamId) -> Option<u64> {
-        let keeper = self.keeper();
-        keeper.state.streams.get(source).map(|stream| stream.commit)
+    /// Whether the destination has all commits that the state knows of a stream.
+    ///
+    /// # Errors
+    /// `State` where some are missing.
+    pub(crate) fn refuse_missing_commits(&self, source: &StreamId, found: u64) -> Result<()> {
+        let known = self.keeper().state.streams.get(source).map_or(0, |stream| stream.commit);
+        if known <= found {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::State, "the destination is behind the state: commits are missing")
+            .at("state's last commit", known)
+            .at("destination's last commit", found)
+            .hint("restore the destination, or remove the stream's data and state with `lakeward clear`"))
     }
 
     /// Saves the state: at once where `now`, else as often as its share of the time allows.

@@ -79,6 +79,20 @@ pub enum Event {
         /// Its rows.
         rows: u64,
     },
+    /// Small files became larger ones; no row changed.
+    FilesMerged {
+        /// The stream.
+        #[serde(serialize_with = "as_text")]
+        stream: StreamId,
+        /// Files that were merged.
+        merged: u64,
+        /// Their bytes.
+        bytes_before: u64,
+        /// Files that took their place.
+        files: u64,
+        /// Bytes of those.
+        bytes: u64,
+    },
     /// A step failed and will be tried again.
     Retrying {
         /// The stream.
@@ -158,7 +172,7 @@ pub struct Summary {
     pub failures: Vec<(StreamId, Error)>,
 }
 
-fn as_text<S: serde::Serializer>(id: &StreamId, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_text<S: serde::Serializer>(id: &StreamId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
 }
 

@@ -8,6 +8,7 @@ mod abstract_driver;
 mod backfill;
 mod change_stream;
 mod commit;
+mod compact;
 mod cursor;
 mod events;
 mod evolution;
@@ -22,6 +23,7 @@ mod window;
 mod writer_pool;
 
 pub use abstract_driver::AbstractDriver;
+pub use compact::{Compaction, StreamCompaction};
 pub use cursor::{format_cursor_value, reformat_cursor_value};
 pub use events::{Event, EventSink, StreamSummary, Summary};
 pub use options::Options;

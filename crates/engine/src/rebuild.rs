@@ -37,7 +37,7 @@ impl crate::AbstractDriver {
         let store = Arc::new(store);
         let set_aside = store.set_aside()?;
         store.save(&state)?;
-        let commits = CommitPath::new(destination.clone(), driver, store, state, events);
+        let commits = CommitPath::new(destination.clone(), Some(driver), store, state, events);
         let mut streams = Vec::new();
         for (_, head) in destination.heads().await? {
             let Some(definition) = &head.definition else {

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use lakeward_core::{
-    BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
-    MemoryBudget, ReadContext, Result, Run, StreamCommit, StreamHead, StreamId, SyncMode, WrittenFile,
+    BadValues, Batch, BatchStream, ConfiguredStream, Destination, DriverInterface, Error, MemoryBudget,
+    ReadContext, Result, Run, StreamCommit, StreamHead, StreamId, SyncMode, WrittenFile,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -126,17 +126,7 @@ impl StreamRun {
     pub(crate) async fn take_over(&self) -> Result<()> {
         // Before the claim, which would take the number of a missing commit.
         let found = self.context.commits_found.get(&self.stream.target).copied().unwrap_or(0);
-        if let Some(known) = self.context.commits.known_commit(&self.stream.id)
-            && known > found
-        {
-            return Err(Error::new(
-                ErrorKind::State,
-                "the destination is behind the state: commits are missing",
-            )
-            .at("state's last commit", known)
-            .at("destination's last commit", found)
-            .hint("restore the destination, or remove the stream's data and state with `lakeward clear`"));
-        }
+        self.context.commits.refuse_missing_commits(&self.stream.id, found)?;
         let head = self.context.destination.prepare(&self.stream.target, &self.context.run).await?;
         if head.commit > 0 {
             self.context.commits.record(&self.entry, &head);

@@ -6,10 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use lakeward_core::{
-    Error, ErrorKind, Progress, Result, Run, StreamCommit, StreamHead, StreamId, SwapStep, failpoint,
+    Error, ErrorKind, Progress, Result, Run, StreamCommit, StreamHead, StreamId, SwapStep, WrittenFile,
+    failpoint,
 };
 use sha2::{Digest, Sha256};
 
+use crate::compact::Choice;
 use crate::durable::{self, StreamLock};
 use crate::fold::Fold;
 use crate::layout::{StreamPaths, file_name, hex, partition_dir};
@@ -42,6 +44,32 @@ impl Held {
     /// # Errors
     /// `Conflict` where another run or pipeline has the stream: nothing was committed.
     pub(crate) fn commit(&mut self, commit: &StreamCommit) -> Result<StreamHead> {
+        self.guarded(|held| {
+            let _lock = StreamLock::acquire(&held.paths.lock())?;
+            let window = match &commit.window {
+                Some(bytes) if held.staging.is_dir() => Some(held.stage_window(bytes)?),
+                Some(_) => return Err(staging_gone(&held.staging).into()),
+                None => None,
+            };
+            let head = held.in_order(|held| held.draft(commit, window.as_ref()).map(Some))?;
+            head.ok_or_else(|| Error::bug("a commit made no record").into())
+        })
+    }
+
+    /// Commits that a merged file takes the place of those it was made of, and publishes it. `None` where they
+    /// are no longer all part of the visible newest generation: nothing was committed.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub(crate) fn replace(&mut self, choice: &Choice, merged: &[WrittenFile]) -> Result<Option<StreamHead>> {
+        self.guarded(|held| {
+            let _lock = StreamLock::acquire(&held.paths.lock())?;
+            held.in_order(|held| held.draft_merge(choice, merged))
+        })
+    }
+
+    /// Runs a commit, and remembers one that failed half way.
+    fn guarded<T>(&mut self, commit: impl FnOnce(&mut Self) -> Result<T, CommitError>) -> Result<T> {
         if let Some(failure) = &self.in_doubt {
             // Which of two commits that were under way is told first is chance: both name what failed.
             return Err(Error::new(
@@ -51,22 +79,20 @@ impl Held {
             .hint("run again: what was committed is finished at the start")
             .source(failure.clone()));
         }
-        let committed = self.commit_in_order(commit);
+        let committed = commit(self);
         if let Err(CommitError { error, in_doubt: true }) = &committed {
             self.in_doubt = Some(format!("{error:?}"));
         }
         committed.map_err(|failure| failure.error)
     }
 
-    fn commit_in_order(&mut self, commit: &StreamCommit) -> Result<StreamHead, CommitError> {
-        let _lock = StreamLock::acquire(&self.paths.lock())?;
-        let window = match &commit.window {
-            Some(bytes) if self.staging.is_dir() => Some(self.stage_window(bytes)?),
-            Some(_) => return Err(staging_gone(&self.staging).into()),
-            None => None,
-        };
+    /// Appends the record that `draft` makes of the log as it is, and publishes it. `None` where it makes none.
+    fn in_order(
+        &mut self,
+        draft: impl Fn(&Self) -> Result<Option<Record>>,
+    ) -> Result<Option<StreamHead>, CommitError> {
         let record = loop {
-            let mut record = self.draft(commit, window.as_ref())?;
+            let Some(mut record) = draft(self)? else { return Ok(None) };
             if record.number % CHECKPOINT_EVERY == 0 {
                 let mut so_far = self.fold.clone();
                 so_far.apply(&record);
@@ -97,7 +123,7 @@ impl Held {
         self.claimed = true;
         self.fold.apply(&record);
         publish::publish(&self.paths, &self.fold, &record).map_err(CommitError::in_doubt)?;
-        Ok(self.fold.head())
+        Ok(Some(self.fold.head()))
     }
 
     fn taken(&self, number: u64) -> Result<Record, CommitError> {
@@ -187,23 +213,7 @@ impl Held {
         if let Some(Progress { position, cursor, pass }) = progress {
             (record.position, record.cursor, record.pass) = (position, cursor, pass);
         }
-        for (n, file) in commit.files.iter().enumerate() {
-            let mut path = String::new();
-            for (field, value) in &file.partition {
-                path.push_str(&partition_dir(field, value.as_deref()));
-                path.push('/');
-            }
-            path.push_str(&file_name(commit.generation, record.number, &commit.unit, n));
-            let facts = FileFacts {
-                kind: file.kind,
-                rows: file.rows,
-                bytes: file.bytes,
-                partition: file.partition.clone(),
-                sha256: file.sha256.clone(),
-                staged: self.in_meta(Path::new(&file.staged))?,
-            };
-            record.add.push(AddedFile { path, file: facts });
-        }
+        record.add = self.added(commit.generation, record.number, &commit.unit, &commit.files)?;
 
         if let Some(open) = &commit.open {
             record.kind.push(Kind::Open);
@@ -238,6 +248,48 @@ impl Held {
             self.draft_swap(&mut record, mode)?;
         }
         Ok(record)
+    }
+
+    /// The record of a merge; `None` where the files that were merged are no longer what they were.
+    fn draft_merge(&self, choice: &Choice, merged: &[WrittenFile]) -> Result<Option<Record>> {
+        if !choice.still_stands(&self.fold) {
+            return Ok(None);
+        }
+        let mut record = self.repeat();
+        record.kind.push(Kind::Replace);
+        record.unit = Some(choice.unit.clone());
+        record.add = self.added(choice.generation, record.number, &choice.unit, merged)?;
+        record.remove = choice.inputs.iter().map(|input| input.path.clone()).collect();
+        record.remove.sort();
+        Ok(Some(record))
+    }
+
+    /// Files of a unit as the record of that number adds them.
+    fn added(
+        &self,
+        generation: u32,
+        number: u64,
+        unit: &str,
+        files: &[WrittenFile],
+    ) -> Result<Vec<AddedFile>> {
+        let added = |(n, file): (usize, &WrittenFile)| {
+            let mut path = String::new();
+            for (field, value) in &file.partition {
+                path.push_str(&partition_dir(field, value.as_deref()));
+                path.push('/');
+            }
+            path.push_str(&file_name(generation, number, unit, n));
+            let facts = FileFacts {
+                kind: file.kind,
+                rows: file.rows,
+                bytes: file.bytes,
+                partition: file.partition.clone(),
+                sha256: file.sha256.clone(),
+                staged: self.in_meta(Path::new(&file.staged))?,
+            };
+            Ok(AddedFile { path, file: facts })
+        };
+        files.iter().enumerate().map(added).collect()
     }
 
     fn draft_swap(&self, record: &mut Record, mode: SwapStep) -> Result<()> {

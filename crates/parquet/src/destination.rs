@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lakeward_core::{
-    Capabilities, Destination, DestinationIdentity, Error, ErrorKind, Finding, Pipeline, Result, Run,
-    StreamCommit, StreamHead, StreamId, UnitSpec, VisibleFile, WindowRef, Writer, parse_config,
+    Capabilities, CompactRequest, Compacted, Destination, DestinationIdentity, Error, ErrorKind, Finding,
+    Pipeline, Result, Run, StreamCommit, StreamHead, StreamId, UnitSpec, VisibleFile, WindowRef, Writer,
+    parse_config,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,11 +18,13 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::commit::Held;
+use crate::compact::{Choice, full};
 use crate::config::{ParquetConfig, Settings};
 use crate::durable::{self, StreamLock, ensure_dir, names, sync_dir, walk, write_synced};
 use crate::error::io_error;
 use crate::fold::Fold;
 use crate::layout::{Layout, StreamPaths, hex, is_ours};
+use crate::merge::{Merged, Places, merge};
 use crate::view::View;
 use crate::writer::ParquetWriter;
 use crate::{check, log};
@@ -89,6 +92,40 @@ impl ParquetDestination {
     fn slot(&self, stream: &StreamId) -> Arc<Slot> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.entry(stream.clone()).or_default().clone()
+    }
+
+    /// Chooses, merges and commits. Commits of the stream wait only while it chooses and while it commits.
+    async fn merge_once(
+        &self,
+        slot: Arc<Slot>,
+        stream: &StreamId,
+        request: CompactRequest,
+    ) -> Result<Option<(Compacted, StreamHead)>> {
+        let held = slot.held.clone().lock_owned().await;
+        let (id, asked) = (stream.clone(), request.clone());
+        let chosen = self.blocking(move |shared| choose(shared, held.as_ref(), &id, &asked)).await?;
+        let Some((choice, places)) = chosen else { return Ok(None) };
+        let tried = choice.clone();
+        let merged = self.blocking(move |shared| merge(&tried, &places, &shared.settings, &request)).await;
+        let merged = match merged {
+            Ok(Some(merged)) => merged,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                // What is no longer part of the stream need not be there.
+                let held = slot.held.lock().await;
+                let stands = held.as_ref().is_some_and(|held| choice.still_stands(&held.fold));
+                return if stands { Err(error) } else { Ok(None) };
+            }
+        };
+        let (permits, stream) = (self.commits.clone(), stream.clone());
+        // Spawned, so that a commit that began ends even if nobody waits for it any more.
+        let committing = tokio::spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let mut held = slot.held.clone().lock_owned().await;
+            spawn_blocking(move || commit_merge(&mut held, &stream, &choice, merged)).await
+        });
+        let committed = committing.await.map_err(|e| Error::bug("a merge ended unexpectedly").source(e))?;
+        joined(committed)
     }
 
     /// Runs work on the file system off the async threads. Once begun it ends, whoever stops waiting.
@@ -201,6 +238,16 @@ impl Destination for ParquetDestination {
             .collect()
     }
 
+    async fn compact(
+        &self,
+        stream: &StreamId,
+        request: CompactRequest,
+    ) -> Result<Option<(Compacted, StreamHead)>> {
+        let slot = self.slot(stream);
+        let outcome = self.merge_once(slot, stream, request).await;
+        outcome.map_err(|error| error.at("stream", stream))
+    }
+
     async fn heads(&self) -> Result<Vec<(StreamId, StreamHead)>> {
         let folds = self.blocking(Shared::folds).await?;
         Ok(folds.into_iter().map(|fold| (stream_id(&fold), fold.head())).collect())
@@ -266,6 +313,48 @@ impl Destination for ParquetDestination {
 fn commit_one(held: &mut Option<Held>, commit: &StreamCommit) -> Result<StreamHead> {
     let held = held.as_mut().ok_or_else(|| not_prepared(&commit.stream))?;
     held.commit(commit).map_err(|error| error.at("unit", &commit.unit).at("stream", &commit.stream))
+}
+
+/// What is to be merged, and where; `None` where there is nothing.
+fn choose(
+    shared: &Shared,
+    held: Option<&Held>,
+    stream: &StreamId,
+    request: &CompactRequest,
+) -> Result<Option<(Choice, Places)>> {
+    let held = held.ok_or_else(|| not_prepared(stream))?;
+    if held.in_doubt.is_some() {
+        // Whoever commits next is told.
+        return Ok(None);
+    }
+    let choice = Choice::of(&held.fold, request.eagerness, full(shared.settings.target_file_size));
+    let places = Places {
+        visible: held.paths.visible.clone(),
+        staging: held.staging.clone(),
+        stream: stream.to_string(),
+    };
+    Ok(choice.map(|choice| (choice, places)))
+}
+
+fn commit_merge(
+    held: &mut Option<Held>,
+    stream: &StreamId,
+    choice: &Choice,
+    mut merged: Merged,
+) -> Result<Option<(Compacted, StreamHead)>> {
+    let held = held.as_mut().ok_or_else(|| not_prepared(stream))?;
+    let committed = held.replace(choice, merged.files());
+    if committed.as_ref().is_ok_and(Option::is_some) || held.in_doubt.is_some() {
+        merged.keep();
+    }
+    let compacted = Compacted {
+        merged: choice.inputs.len() as u64,
+        bytes_before: choice.bytes(),
+        files: merged.files().len() as u64,
+        bytes: merged.files().iter().map(|file| file.bytes).sum(),
+        rows: choice.rows(),
+    };
+    Ok(committed.map_err(|error| error.at("unit", &choice.unit))?.map(|head| (compacted, head)))
 }
 
 fn stream_id(fold: &Fold) -> StreamId {

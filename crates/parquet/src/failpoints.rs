@@ -9,6 +9,8 @@ pub const FAILPOINTS: &[&str] = &[
     // An incremental window: written · synced with its directory entry.
     "parquet-window-written",
     "parquet-window-staged",
+    // A merge: the merged file stands staged, those it is made of are still part of the stream.
+    "parquet-merge-staged",
     // The record: written · synced · linked to its number · that link synced. From the third on it is committed.
     "parquet-record-written",
     "parquet-record-synced",

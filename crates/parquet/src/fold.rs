@@ -28,7 +28,8 @@ pub(crate) struct Fold {
     /// The generations whose files readers see: several where a re-snapshot kept history.
     pub(crate) visible: Vec<u32>,
     pub(crate) open: Option<OpenBackfill>,
-    /// The newest generation's swap.
+    /// The newest generation's swap, until its witness is merged into another file: only what a finished swap
+    /// has shown is merged, so nothing of it is left to do then.
     pub(crate) swap: Option<Swap>,
     pub(crate) definition: Option<Definition>,
     pub(crate) fingerprint: Option<Fingerprint>,
@@ -98,6 +99,9 @@ impl Fold {
 
         for path in &record.remove {
             self.files.remove(path);
+        }
+        if self.swap.as_ref().is_some_and(|swap| record.remove.contains(&swap.witness)) {
+            self.swap = None;
         }
         let chunk = record.chunk.as_ref().map(|chunk| chunk.number);
         for added in &record.add {

@@ -9,10 +9,12 @@
 //!
 //! Where to look: `layout` (paths and names), `record` and `fold` (what a commit says, what all of them amount
 //! to), `log` (append and read), `commit` (one commit), `publish` (files come to their places), `recover` (start
-//! of a run), `writer`, `staged`, `encoding` and `partition` (Parquet), `view` (the latest view as a query).
+//! of a run), `writer`, `staged`, `encoding` and `partition` (Parquet), `compact` and `merge` (small files become
+//! larger ones), `view` (the latest view as a query).
 
 mod check;
 mod commit;
+mod compact;
 mod config;
 mod destination;
 mod durable;
@@ -22,6 +24,7 @@ mod failpoints;
 mod fold;
 mod layout;
 mod log;
+mod merge;
 mod partition;
 mod publish;
 mod record;

@@ -2,9 +2,11 @@
 
 mod check;
 mod clear;
+mod compact;
 mod discover;
 mod peek;
 mod rebuild;
+mod selected;
 mod spec;
 mod status;
 mod stream;
@@ -28,6 +30,7 @@ pub(crate) async fn run(command: Command, console: &Console) -> Result<ExitCode>
         Command::Status(args) => status::run(&args).await,
         Command::Files(args) => abandon_on_signal(stream::files(&args)).await,
         Command::View(args) => abandon_on_signal(stream::view(&args)).await,
+        Command::Compact(args) => compact::run(&args, console).await,
         Command::Peek(args) => peek::run(&args),
         Command::State(StateCommand::Rebuild(args)) => rebuild::run(&args, console).await,
         Command::Clear(args) => clear::run(&args, console).await,

@@ -134,7 +134,7 @@ impl State {
                 self.tell_total();
                 false
             }
-            Event::GenerationVisible { .. } => false,
+            Event::GenerationVisible { .. } | Event::FilesMerged { .. } => false,
             Event::StreamFinished(summary) => {
                 self.end(console, &summary.stream);
                 false

@@ -106,6 +106,12 @@ pub(crate) fn describe(event: &Event) -> String {
             let streams = counted(*streams, "stream");
             format!("changes up to {position} committed: {} rows of {streams}, {behind}", human_count(*rows))
         }
+        Event::FilesMerged { stream, merged, bytes_before, files, bytes } => format!(
+            "{stream}: {} merged into {files}, {} into {}",
+            counted(usize::try_from(*merged).unwrap_or(usize::MAX), "file"),
+            human_bytes(*bytes_before),
+            human_bytes(*bytes)
+        ),
         Event::Retrying { stream, attempt, wait_ms, reason } => {
             format!("{stream}: attempt {attempt} failed, trying again in {wait_ms} ms: {reason}")
         }

@@ -5,6 +5,7 @@
 //! A stream that is new, came back, or changed in a way that its rows would feel is read anew into a hidden
 //! generation, which its changes join as soon as its snapshot is taken.
 
+mod compaction;
 mod phases;
 mod reading;
 mod units;
@@ -19,6 +20,7 @@ use lakeward_core::{
 };
 use tokio_util::sync::CancellationToken;
 
+use compaction::Compactor;
 pub(crate) use phases::Phases;
 use reading::{ReadEnd, Reading};
 
@@ -46,6 +48,7 @@ pub(crate) struct LogRun<'a> {
     catalog: &'a Catalog,
     mode: ChangeMode,
     phases: Arc<Phases>,
+    compactor: Arc<Compactor>,
     runs: BTreeMap<StreamId, Arc<StreamRun>>,
     /// Streams that changed in a way that their columns do not show, and how: they are read anew.
     read_anew: BTreeMap<StreamId, String>,
@@ -92,6 +95,7 @@ impl<'a> LogRun<'a> {
             })
             .collect();
         Ok(Self {
+            compactor: Compactor::new(context.clone()),
             context,
             catalog,
             mode,
@@ -105,6 +109,8 @@ impl<'a> LogRun<'a> {
     /// Runs all streams, and says for each how it ended.
     pub(crate) async fn run(mut self) -> Vec<Outcome> {
         let ended = self.run_until_done().await;
+        // A run that goes on until it is stopped never ends well: what is being merged then is given up.
+        self.compactor.end(ended.is_ok().then_some(&self.runs)).await;
         let mut failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut outcomes = Vec::new();
         if let Err(error) = ended {
@@ -250,6 +256,7 @@ impl<'a> LogRun<'a> {
             context: &context,
             phases: &self.phases,
             runs: &self.runs,
+            compactor: &self.compactor,
             fan_out: self.mode != ChangeMode::Sequential,
         };
         let last = if context.options.follow { Until::Forever } else { Until::Now };

@@ -12,8 +12,9 @@ use lakeward_core::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::compaction::Compactor;
 use super::phases::Phases;
-use super::units::Units;
+use super::units::{Finished, Units};
 use crate::events::Event;
 use crate::stream_run::{RunContext, StreamRun};
 
@@ -33,6 +34,7 @@ pub(super) struct Reading<'a> {
     pub(super) context: &'a Arc<RunContext>,
     pub(super) phases: &'a Phases,
     pub(super) runs: &'a BTreeMap<StreamId, Arc<StreamRun>>,
+    pub(super) compactor: &'a Arc<Compactor>,
     /// Whether each stream's rows are encoded by a task of their own.
     pub(super) fan_out: bool,
 }
@@ -81,7 +83,8 @@ impl Reading<'_> {
                     number += 1;
                     match committing.wait().await {
                         Ok(()) => {
-                            committing.begin(checkpoint(self.context.clone(), units.take(), boundary));
+                            let (context, compactor) = (self.context.clone(), self.compactor.clone());
+                            committing.begin(checkpoint(context, compactor, units.take(), boundary));
                             Ok(())
                         }
                         Err(error) => Err(error),
@@ -126,7 +129,12 @@ impl Committing {
 }
 
 /// Finishes the units of a checkpoint and commits them.
-async fn checkpoint(context: Arc<RunContext>, units: Units, boundary: Boundary) -> Result<()> {
+async fn checkpoint(
+    context: Arc<RunContext>,
+    compactor: Arc<Compactor>,
+    units: Units,
+    boundary: Boundary,
+) -> Result<()> {
     let finished = units.finish().await?;
     let progress = Progress { position: Some(boundary.position.clone()), cursor: None, pass: 0 };
     let commits = finished
@@ -153,6 +161,8 @@ async fn checkpoint(context: Arc<RunContext>, units: Units, boundary: Boundary) 
         behind_bytes: boundary.behind_bytes,
         behind_seconds: boundary.committed_at.filter(|_| boundary.behind_bytes > 0).map(seconds_since),
     });
+    let files = |done: &Finished| (done.run.clone(), done.copied.files.len() as u64);
+    compactor.committed(&finished.iter().map(files).collect::<Vec<_>>());
     Ok(())
 }
 

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use lakeward_core::{
-    Batch, Chunk, Column, ColumnType, ConfiguredStream, Destination, DoneChunk, Fingerprint, MemoryBudget,
-    NullCursor, OnBadValue, OnPartitionChange, OnSchemaChange, OpenStep, PartitionField, Result, Run, Schema,
-    SourceIdentity, StreamCommit, StreamId, SyncMode, SystemColumns, UnitSpec, WrittenFile,
+    Batch, Chunk, Column, ColumnType, CompactRequest, ConfiguredStream, Destination, DoneChunk, Eagerness,
+    Fingerprint, MemoryBudget, NullCursor, OnBadValue, OnPartitionChange, OnSchemaChange, OpenStep,
+    PartitionField, Result, Run, Schema, SourceIdentity, StreamCommit, StreamId, SyncMode, SystemColumns,
+    UnitSpec, WrittenFile,
 };
 use lakeward_parquet::ParquetDestination;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -105,6 +106,10 @@ pub(crate) async fn write(
     let mut writer = destination.writer(unit(stream, generation, name)).await?;
     writer.write(batch(stream, ids)).await?;
     writer.finish(true).await
+}
+
+pub(crate) fn merging(eagerness: Eagerness) -> CompactRequest {
+    CompactRequest::new(eagerness, MemoryBudget::new(64 << 20))
 }
 
 pub(crate) fn open(stream: &ConfiguredStream, chunks: u32, snapshot: &str) -> OpenStep {

@@ -1,0 +1,387 @@
+//! Reads small files and writes one of them into staging, in bounded memory.
+//!
+//! The merged file has every column of any of its inputs, null where an input lacks it. Inputs are verified
+//! against the hashes that the log has of them, so that a damaged file is not made to look whole.
+
+use std::fs::File;
+use std::io::{ErrorKind as IoKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use lakeward_core::{
+    CompactRequest, Error, ErrorKind, FileKind, Reservation, Result, WrittenFile, failpoint,
+};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use sha2::{Digest, Sha256};
+
+use crate::compact::{Choice, Input};
+use crate::config::Settings;
+use crate::durable::{remove_file, sync_dir};
+use crate::encoding::{Encoder, OP, SEQ};
+use crate::error::io_error;
+use crate::layout::hex;
+use crate::staged::StagedFile;
+
+/// Decoded bytes that are read, or handed to the encoder, at once.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Rows that are read at once. Few, because the rows of a file may differ much in size.
+const BATCH_ROWS: u64 = 1024;
+/// Rows that are handed to the encoder at once, at least, unless they are large.
+const ENCODED_ROWS: usize = 8192;
+/// What a column takes while a page of it is read: the page, and its dictionary.
+const COLUMN_BYTES: u64 = 2 << 20;
+/// The most that the open row group takes.
+const MAX_ROW_GROUP_BYTES: usize = 64 << 20;
+/// The share of the memory budget that the open row group takes at most.
+const BUDGET_SHARE: usize = 8;
+/// What the encoder takes for a column that holds next to nothing.
+const ENCODER_BYTES: u64 = 16 << 10;
+
+const POSITION: &str = "lakeward.position";
+
+/// A merged file in staging. Dropped without being kept, it removes itself.
+pub(crate) struct Merged {
+    file: WrittenFile,
+    keep: bool,
+}
+
+impl Merged {
+    pub(crate) fn files(&self) -> &[WrittenFile] {
+        std::slice::from_ref(&self.file)
+    }
+
+    /// Leaves the file where it is: a record may name it.
+    pub(crate) fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Merged {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Staging is swept at the next start if this fails.
+            let _ = remove_file(Path::new(&self.file.staged));
+        }
+    }
+}
+
+/// Where a merge reads and writes.
+pub(crate) struct Places {
+    pub(crate) visible: PathBuf,
+    pub(crate) staging: PathBuf,
+    /// The stream's name, for the file's footer.
+    pub(crate) stream: String,
+}
+
+/// Merges the chosen files; `None` where there is no memory for it now.
+///
+/// # Errors
+/// `Cancelled` where it was asked to stop. `Destination` where a file is missing, damaged, or cannot be written.
+pub(crate) fn merge(
+    choice: &Choice,
+    places: &Places,
+    settings: &Settings,
+    request: &CompactRequest,
+) -> Result<Option<Merged>> {
+    let Survey { schema, order, reading, encoding, position } = Survey::of(choice, places, request)?;
+    let share = (request.budget.total() / BUDGET_SHARE).clamp(1, MAX_ROW_GROUP_BYTES);
+    let share = usize::try_from(encoding).unwrap_or(usize::MAX).min(share);
+    let needed = share.saturating_add(usize::try_from(reading).unwrap_or(usize::MAX));
+    let Some(_memory): Option<Reservation> = request.budget.try_reserve(needed) else { return Ok(None) };
+
+    let mut output = Output::new(choice, places, settings, schema.clone(), share);
+    for input in order {
+        let path = places.visible.join(&input.path);
+        let file = open(&path)?;
+        verify(&file, input, &path, request)?;
+        let fail = |error| read_error(&path, error);
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(fail)?;
+        let rows = batch_rows(builder.metadata());
+        let mut read = 0;
+        for batch in builder.with_batch_size(rows).build().map_err(fail)? {
+            if request.cancel.is_cancelled() {
+                return Err(Error::cancelled());
+            }
+            let batch = batch.map_err(|error| read_error(&path, error.into()))?;
+            read += batch.num_rows() as u64;
+            output.write(widened(&schema, &batch)?)?;
+        }
+        if read != input.rows {
+            return Err(damaged("a committed file does not hold the rows that its record says", &path));
+        }
+    }
+    let merged = output.finish(position)?;
+    failpoint::hit("parquet-merge-staged")?;
+    Ok(Some(merged))
+}
+
+/// What the files are like that are to be merged.
+struct Survey<'a> {
+    schema: SchemaRef,
+    /// By their first rows: a file that was merged before is younger than its rows.
+    order: Vec<&'a Input>,
+    /// Bytes that reading one of them takes.
+    reading: u64,
+    /// Bytes that encoding all of them would take, were they one row group.
+    encoding: u64,
+    /// The last one's position, as its footer has it.
+    position: Option<String>,
+}
+
+impl<'a> Survey<'a> {
+    fn of(choice: &'a Choice, places: &Places, request: &CompactRequest) -> Result<Self> {
+        let mut fields: Vec<Field> = Vec::new();
+        let (mut reading, mut encoding) = (0, 0);
+        let mut order = Vec::with_capacity(choice.inputs.len());
+        // The newest first: its columns come in the order of now, and what only older ones have comes behind.
+        for input in choice.inputs.iter().rev() {
+            if request.cancel.is_cancelled() {
+                return Err(Error::cancelled());
+            }
+            let path = places.visible.join(&input.path);
+            let read = ArrowReaderMetadata::load(&open(&path)?, ArrowReaderOptions::new())
+                .map_err(|error| read_error(&path, error))?;
+            for field in read.schema().fields() {
+                match fields.iter().find(|known| known.name() == field.name()) {
+                    None => fields.push(field.as_ref().clone()),
+                    Some(known) if known.data_type() == field.data_type() => {}
+                    Some(_) => {
+                        return Err(Error::bug("two files of one generation have a column in two types")
+                            .at("column", field.name())
+                            .at("path", path.display()));
+                    }
+                }
+            }
+            let metadata = read.metadata();
+            let columns = metadata.file_metadata().schema_descr().num_columns() as u64;
+            let pages = metadata
+                .row_groups()
+                .iter()
+                .map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0).min(columns * COLUMN_BYTES));
+            reading = reading.max(pages.max().unwrap_or(0));
+            encoding += decoded_bytes(metadata);
+            order.push((first_sequence(metadata), input, noted(metadata, POSITION)));
+        }
+        // Rows of one snapshot have one sequence: they stay in the order of their commits.
+        order.reverse();
+        order.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        let position = order.last().and_then(|(_, _, position)| position.clone());
+        let order = order.into_iter().map(|(_, input, _)| input).collect();
+        encoding += fields.len() as u64 * ENCODER_BYTES;
+        // A batch as it is read, those that wait for the encoder, and both as one.
+        reading += 4 * BATCH_BYTES.min(encoding);
+        Ok(Self { schema: Arc::new(Schema::new(fields)), order, reading, encoding, position })
+    }
+}
+
+/// The least sequence of a file's rows; `None` where its statistics do not tell.
+fn first_sequence(metadata: &ParquetMetaData) -> Option<Vec<u8>> {
+    let columns = metadata.row_groups().iter().filter_map(|group| group.columns().get(SEQ));
+    columns.filter_map(|column| column.statistics()?.min_bytes_opt().map(<[u8]>::to_vec)).min()
+}
+
+/// Bytes of all values as they are in memory.
+fn decoded_bytes(metadata: &ParquetMetaData) -> u64 {
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    columns
+        .map(|column| {
+            let values = u64::try_from(column.num_values()).unwrap_or(0);
+            let of_each: u64 = match column.column_type() {
+                Type::BOOLEAN => 1,
+                Type::INT32 | Type::FLOAT => 4,
+                Type::INT64 | Type::DOUBLE => 8,
+                Type::INT96 => 12,
+                Type::BYTE_ARRAY => 4,
+                Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(column.column_descr().type_length()).unwrap_or(0),
+            };
+            let text = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+            values * of_each + u64::try_from(text).unwrap_or(0)
+        })
+        .sum()
+}
+
+/// Rows of a file that take about [`BATCH_BYTES`] in memory.
+fn batch_rows(metadata: &ParquetMetaData) -> usize {
+    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+    let fitting = rows.saturating_mul(BATCH_BYTES) / decoded_bytes(metadata).max(1);
+    usize::try_from(fitting.clamp(1, BATCH_ROWS)).unwrap_or(1)
+}
+
+fn noted(metadata: &ParquetMetaData, key: &str) -> Option<String> {
+    let notes = metadata.file_metadata().key_value_metadata()?;
+    notes.iter().find(|note| note.key == key)?.value.clone()
+}
+
+/// A batch with all columns of the merged file.
+fn widened(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let columns: Vec<ArrayRef> = schema
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => column.clone(),
+            None => new_null_array(field.data_type(), rows),
+        })
+        .collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+        .map_err(|e| Error::bug("a file's rows do not fit the merged file").source(e))
+}
+
+/// The file that is being written.
+struct Output<'a> {
+    choice: &'a Choice,
+    places: &'a Places,
+    settings: &'a Settings,
+    schema: SchemaRef,
+    /// The most that the open row group takes.
+    share: usize,
+    waiting: Vec<RecordBatch>,
+    waiting_rows: usize,
+    waiting_bytes: usize,
+    file: Option<StagedFile>,
+}
+
+impl<'a> Output<'a> {
+    fn new(
+        choice: &'a Choice,
+        places: &'a Places,
+        settings: &'a Settings,
+        schema: SchemaRef,
+        share: usize,
+    ) -> Self {
+        let (waiting, file) = (Vec::new(), None);
+        Self { choice, places, settings, schema, share, waiting, waiting_rows: 0, waiting_bytes: 0, file }
+    }
+
+    fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        self.waiting_rows += batch.num_rows();
+        self.waiting_bytes += batch.get_array_memory_size();
+        self.waiting.push(batch);
+        if self.waiting_rows >= ENCODED_ROWS || self.waiting_bytes as u64 >= BATCH_BYTES {
+            self.encode()?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what waits: the encoder chooses by the first rows, and many small batches cost.
+    fn encode(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        (self.waiting_rows, self.waiting_bytes) = (0, 0);
+        let rows = match <[RecordBatch; 1]>::try_from(waiting) {
+            Ok([batch]) => batch,
+            Err(several) => concat_batches(&self.schema, &several)
+                .map_err(|e| Error::bug("rows of merged files cannot be joined").source(e))?,
+        };
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => self.begin(&rows)?,
+        };
+        if rows.num_rows() > 0 {
+            file.write(&rows)?;
+        }
+        if file.memory() > self.share {
+            file.flush()?;
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn begin(&self, first: &RecordBatch) -> Result<StagedFile> {
+        let index = |name: &String| self.schema.index_of(name).ok();
+        let mut sought: Vec<usize> = self.choice.sought.iter().filter_map(index).collect();
+        sought.extend([OP, SEQ]);
+        let encoder = Encoder {
+            compression: self.settings.compression,
+            row_group_rows: self.settings.row_group_rows,
+            // A key is distinct in what a backfill read, not in what came after it: the first rows tell.
+            unique: Vec::new(),
+            sought,
+        };
+        let note = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
+        let notes = vec![
+            note("lakeward.stream", self.places.stream.clone()),
+            note("lakeward.generation", self.choice.generation.to_string()),
+            note("lakeward.unit", self.choice.unit.clone()),
+            note("lakeward.merged", self.choice.inputs.len().to_string()),
+        ];
+        let path = self.places.staging.join(format!("{}-merged.parquet.part", ulid::Ulid::new()));
+        StagedFile::create(path, &self.schema, encoder.properties(&self.schema, Some(first), notes))
+    }
+
+    fn finish(mut self, position: Option<String>) -> Result<Merged> {
+        if self.file.is_none() || !self.waiting.is_empty() {
+            self.encode()?;
+        }
+        let Some(mut file) = self.file.take() else { return Err(Error::bug("a merge has written nothing")) };
+        if let Some(position) = position {
+            file.note(POSITION, position);
+        }
+        let finished = file.finish()?;
+        let merged = Merged {
+            file: WrittenFile {
+                staged: finished.path.to_string_lossy().into_owned(),
+                kind: FileKind::Data,
+                partition: self.choice.partition.clone(),
+                rows: finished.rows,
+                bytes: finished.bytes,
+                sha256: finished.sha256,
+            },
+            keep: false,
+        };
+        if finished.rows != self.choice.rows() {
+            return Err(Error::bug("a merged file does not have the rows of those it is made of"));
+        }
+        sync_dir(&self.places.staging)?;
+        failpoint::hit("parquet-stage-synced")?;
+        Ok(merged)
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| match error.kind() {
+        IoKind::NotFound => damaged("a committed file is missing", path),
+        _ => io_error("open a file", path, error),
+    })
+}
+
+/// Whether a file is what was committed.
+fn verify(mut file: &File, input: &Input, path: &Path, request: &CompactRequest) -> Result<()> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => hash.update(&buffer[..read]),
+            Err(error) if error.kind() == IoKind::Interrupted => {}
+            Err(error) => return Err(io_error("read a file", path, error)),
+        }
+        if request.cancel.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+    }
+    match hex(&hash.finalize()) == input.sha256 {
+        true => Ok(()),
+        false => Err(damaged("a committed file is damaged: its hash differs", path)),
+    }
+}
+
+fn damaged(what: &str, path: &Path) -> Error {
+    Error::new(ErrorKind::Destination, what)
+        .at("path", path.display())
+        .hint("restore the file from a backup, or clear the stream with `lakeward clear`")
+}
+
+fn read_error(path: &Path, error: ParquetError) -> Error {
+    Error::new(ErrorKind::Destination, "could not read a Parquet file")
+        .at("path", path.display())
+        .source(error)
+}
