@@ -11,6 +11,7 @@ use crate::on_both;
 on_both!(f01_idle_tables_hold_nothing_back, super::idle);
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
 on_both!(f05_what_is_not_ours_is_not_taken, super::foreign);
+on_both!(f05_what_was_not_published_for_a_while_is_read_again, super::unpublished);
 on_both!(cleared_streams_leave_nothing_at_the_source, super::cleared);
 on_both!(a_dry_run_joins_nothing, super::dry_run);
 
@@ -88,6 +89,21 @@ async fn foreign(version: Version) {
     assert!(output.stderr.contains(&slot), "{}", output.stderr);
     drop_slot(&scene).await;
     scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
+    scene.sync().await;
+    scene.assert_same("t").await;
+}
+
+async fn unpublished(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    scene.sync().await;
+    let name = "SELECT pubname FROM pg_publication WHERE pubname LIKE 'lakeward%' AND pubname NOT LIKE '%insert_only'";
+    let name = scene.value(name).await;
+    scene.sql(&format!("ALTER PUBLICATION {name} SET (publish = 'insert')")).await;
+    scene.sql("UPDATE t SET n = 0 WHERE id = 1; DELETE FROM t WHERE id = 2").await;
+    let output = scene.run(&[]).await;
+    output.assert_code(4);
+    assert!(output.stderr.contains("ALTER PUBLICATION"), "{}", output.stderr);
+    scene.sql(&format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')")).await;
     scene.sync().await;
     scene.assert_same("t").await;
 }

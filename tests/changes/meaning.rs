@@ -14,6 +14,7 @@ on_both!(f10_truncates_between_inserts, super::truncates);
 on_both!(f11_columns_come_and_go, super::columns);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f14_large_and_rolled_back_transactions, super::large);
+on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory);
 on_both!(f18_generated_columns_are_followed, super::generated);
 
 const LARGE: &str = "CREATE FUNCTION large(seed int) RETURNS text LANGUAGE sql AS \
@@ -61,6 +62,14 @@ async fn identities(version: Version) {
     scene.sync().await;
     scene.assert_same("bare").await;
     scene.assert_same_as("indexed", &Options::cdc().key(&["b", "a"])).await;
+    // The printed view of a multiset says the same.
+    let view = scene.project.run(&["view", "bare", "--engine", "duckdb"]).await.unwrap();
+    let count = "import duckdb, sys; print(duckdb.connect().execute(f'SELECT count(*) FROM ({sys.argv[1]})').fetchone()[0])";
+    let python = lakeward_testkit::python::interpreter().unwrap();
+    let found =
+        tokio::process::Command::new(python).args(["-c", count, &view.stdout]).output().await.unwrap();
+    let rows = scene.value("SELECT count(*) FROM bare").await;
+    assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), rows, "{}", view.stdout);
     // What cannot be followed without harm to the application is refused before anything is published.
     for (table, remedy) in [("keyless", "REPLICA IDENTITY FULL"), ("nothing", "REPLICA IDENTITY")] {
         let streams = scene.project.read("streams.json").unwrap();
@@ -196,6 +205,24 @@ async fn large(version: Version) {
     assert!(output.peak_rss_bytes < 128 << 20, "{} MiB", output.peak_rss_bytes >> 20);
     scene.assert_same("t").await;
     scene.assert_same("other").await;
+}
+
+async fn larger_than_memory(version: Version) {
+    let scene =
+        Followed::new(&PgServer::shared(version), "CREATE TABLE t (id int PRIMARY KEY, b text)", &["t"])
+            .await;
+    scene.sync().await;
+    scene
+        .sql(&format!("ALTER DATABASE \"{}\" SET logical_decoding_work_mem = '64kB'", scene.db.name()))
+        .await;
+    scene
+        .sql(
+            "INSERT INTO t SELECT n, (SELECT string_agg(md5(n::text || g), '') FROM generate_series(1, 400000) g) FROM generate_series(1, 3) n;
+             INSERT INTO t SELECT g, 'small' FROM generate_series(10, 2000) g",
+        )
+        .await;
+    scene.run(&["--memory-limit", "64MiB"]).await.assert_ok();
+    scene.assert_same("t").await;
 }
 
 async fn generated(version: Version) {

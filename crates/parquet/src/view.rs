@@ -127,7 +127,7 @@ impl<'a> View<'a> {
                 let repeated = dialect.repeat("copies");
                 format!(
                     "{with},\ncounted AS (\n  SELECT {all}, CAST(sum(CASE WHEN {OP} = 'd' THEN -1 ELSE 1 END) AS BIGINT) AS copies\n  \
-                     FROM live\n  GROUP BY {all}\n)\nSELECT {all}\nFROM (SELECT {all}, {repeated} FROM counted WHERE copies > 0) AS repeated\n"
+                     FROM live\n  GROUP BY {all}\n)\nSELECT {all}\nFROM (SELECT {all}, {repeated} FROM counted) AS repeated\n"
                 )
             }
         }
@@ -216,7 +216,8 @@ impl Dialect for DuckDb {
     }
 
     fn repeat(&self, copies: &str) -> String {
-        format!("unnest(range({copies})) AS copy")
+        // Not a condition on the count: DuckDB 2.0 takes the result for empty then.
+        format!("unnest(range(greatest({copies}, 0))) AS copy")
     }
 }
 
@@ -247,7 +248,7 @@ impl Dialect for Spark {
     }
 
     fn repeat(&self, copies: &str) -> String {
-        format!("explode(sequence(1, {copies})) AS copy")
+        format!("explode(CASE WHEN {copies} > 0 THEN sequence(1, {copies}) ELSE array() END) AS copy")
     }
 }
 
@@ -304,7 +305,7 @@ mod tests {
             (SyncMode::Incremental, &["id"], "GROUP BY \"id\""),
             (SyncMode::Cdc, &["id"], "WHERE _lw_op <> 'd'"),
             (SyncMode::StrictCdc, &["id"], "WHERE _lw_op <> 'd'"),
-            (SyncMode::Cdc, &[], "unnest(range(copies))"),
+            (SyncMode::Cdc, &[], "unnest(range(greatest(copies, 0)))"),
         ] {
             let definition = definition(mode, key);
             let query = View::new(Path::new("/lake/public/t"), &definition).query("duckdb").unwrap();

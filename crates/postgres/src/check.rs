@@ -41,7 +41,7 @@ pub(crate) async fn check(connector: &Connector, streams: &[Arc<ConfiguredStream
         ),
     });
     server(connector, &connection, &mut findings).await?;
-    if connector.settings().replication.is_some() {
+    if connector.settings().replication.is_some() || streams.iter().any(|stream| follows(stream)) {
         replication(&connection, &mut findings).await?;
     }
     if streams.is_empty() {
@@ -107,7 +107,10 @@ async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Re
             "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int \
                - (SELECT count(*)::int FROM pg_catalog.pg_replication_slots), \
              current_setting('max_wal_senders')::int, \
-             (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)",
+             (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user), \
+             has_database_privilege(current_database(), 'CREATE'), \
+             coalesce(current_setting('max_slot_wal_keep_size', true), '-1'), \
+             coalesce(current_setting('idle_replication_slot_timeout', true), '0')",
             &[],
         )
         .await?;
@@ -133,6 +136,30 @@ async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Re
             "replication privilege",
             "the role may not replicate",
             "ALTER ROLE <role> REPLICATION",
+        ));
+    }
+    if !row.get::<_, bool>(4) {
+        findings.push(Finding::warning(
+            "replication privilege",
+            "the role may not create publications",
+            "GRANT CREATE ON DATABASE <database> TO <role>; or make them, and set replication.manage to false",
+        ));
+    }
+    let (keep, idle): (String, String) = (row.get(5), row.get(6));
+    if keep != "-1" {
+        findings.push(Finding::warning(
+            "max_slot_wal_keep_size",
+            format!(
+                "it is {keep}: a pipeline that stands still for longer than that much log loses its slot"
+            ),
+            "set it to -1, or to what is written in the longest pause",
+        ));
+    }
+    if !idle.starts_with('0') {
+        findings.push(Finding::warning(
+            "idle_replication_slot_timeout",
+            format!("it is {idle}: a pipeline that is not run for so long loses its slot"),
+            "set it to 0, or to more than the longest pause",
         ));
     }
     Ok(())

@@ -130,9 +130,9 @@ pub(crate) struct Names {
 impl Names {
     /// A stream's place in this pipeline's log: where it is another than before, the log was not followed without
     /// a break.
-    pub(crate) fn place(&self, relation: u32, member: u32) -> String {
+    pub(crate) fn place(&self, relation: u32, member: u32, altered: &str) -> String {
         let since = self.since.unwrap_or_default();
-        format!("{relation}:{member}@{since}")
+        format!("{relation}:{member}:{altered}@{since}")
     }
 
     /// The publication of streams of which only inserts are followed.

@@ -26,11 +26,14 @@ pub(crate) struct Member {
     row: u32,
     /// Whether it is named, so that it can be taken out.
     named: bool,
+    /// The transaction that altered what its publication publishes last: what was not published meanwhile is not
+    /// in the log.
+    altered: String,
 }
 
 impl Member {
     fn place(&self, names: &Names) -> String {
-        names.place(self.relation, self.row)
+        names.place(self.relation, self.row, &self.altered)
     }
 }
 
@@ -90,12 +93,12 @@ pub(crate) async fn drop(connection: &Connection, names: &Names) -> Result<()> {
 pub(crate) async fn members(connection: &Connection, names: &Names) -> Result<Vec<Member>> {
     let publications: Vec<String> = both(names).into_iter().map(|(name, _)| name).collect();
     // All tables are those that a server publishes: permanent ones, and none of its own.
-    let sql = "SELECT m.publication::text, n.nspname::text, c.relname::text, c.oid, m.row, m.named FROM ( \
-          SELECT p.pubname, r.prrelid, r.oid, true FROM pg_catalog.pg_publication p \
+    let sql = "SELECT m.publication::text, n.nspname::text, c.relname::text, c.oid, m.row, m.named, m.altered FROM ( \
+          SELECT p.pubname, r.prrelid, r.oid, true, p.xmin::text FROM pg_catalog.pg_publication p \
             JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname::text = ANY ($1) \
-          UNION ALL SELECT p.pubname, c.oid, p.oid, false FROM pg_catalog.pg_publication p, pg_catalog.pg_class c \
+          UNION ALL SELECT p.pubname, c.oid, p.oid, false, p.xmin::text FROM pg_catalog.pg_publication p, pg_catalog.pg_class c \
             WHERE p.pubname::text = ANY ($1) AND p.puballtables AND c.relkind IN ('r', 'p') \
-              AND c.relpersistence = 'p' AND c.oid >= 16384) m(publication, relation, row, named) \
+              AND c.relpersistence = 'p' AND c.oid >= 16384) m(publication, relation, row, named, altered) \
         JOIN pg_catalog.pg_class c ON c.oid = m.relation \
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
     let rows = connection.rows(sql, &[&publications]).await?;
@@ -107,6 +110,7 @@ pub(crate) async fn members(connection: &Connection, names: &Names) -> Result<Ve
             relation: row.get(3),
             row: row.get(4),
             named: row.get(5),
+            altered: row.get(6),
         })
         .collect())
 }
