@@ -14,6 +14,7 @@ on_both!(f10_truncates_between_inserts, super::truncates);
 on_both!(f11_columns_come_and_go, super::columns);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f14_large_and_rolled_back_transactions, super::large);
+on_both!(f05_what_the_log_does_not_tell_is_noticed_while_following, super::untold);
 on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory);
 on_both!(f18_generated_columns_are_followed, super::generated);
 
@@ -205,6 +206,42 @@ async fn large(version: Version) {
     assert!(output.peak_rss_bytes < 128 << 20, "{} MiB", output.peak_rss_bytes >> 20);
     scene.assert_same("t").await;
     scene.assert_same("other").await;
+}
+
+async fn untold(version: Version) {
+    let sql = "CREATE TABLE again (id int PRIMARY KEY, n int); INSERT INTO again SELECT g, g FROM generate_series(1, 20) g;
+        CREATE TABLE one (id int PRIMARY KEY, n int); INSERT INTO one VALUES (1, 1); CREATE TABLE two (id int PRIMARY KEY, n int); INSERT INTO two VALUES (2, 2);
+        CREATE TABLE same (id int PRIMARY KEY, v text); INSERT INTO same SELECT g, 'v' FROM generate_series(1, 20) g;
+        CREATE TABLE calm (id int PRIMARY KEY); INSERT INTO calm VALUES (1)";
+    let tables = ["again", "one", "two", "same", "calm"];
+    let scene = Followed::new(&PgServer::shared(version), sql, &tables).await;
+    let mut run = scene.start(&["--follow", "--checkpoint-interval", "200ms"]);
+    let commits = |table: &str| scene.project.lake().join("_lakeward/public").join(table).join("commits");
+    let start = std::time::Instant::now();
+    while !tables.iter().all(|table| commits(table).join("000000000001.json").exists()) {
+        assert!(start.elapsed().as_secs() < 60 && !run.has_ended().unwrap());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    scene
+        .sql(
+            "BEGIN; DROP TABLE again; CREATE TABLE again (id int PRIMARY KEY, n int); INSERT INTO again VALUES (7, 7); COMMIT;
+             BEGIN; ALTER TABLE one RENAME TO three; ALTER TABLE two RENAME TO one; ALTER TABLE three RENAME TO two; COMMIT;
+             BEGIN; ALTER TABLE same DROP COLUMN v; ALTER TABLE same ADD COLUMN v text; COMMIT",
+        )
+        .await;
+    tokio::time::sleep(std::time::Duration::from_secs(14)).await;
+    assert!(
+        !run.has_ended().unwrap(),
+        "{}",
+        run.wait_timeout(std::time::Duration::from_secs(1)).await.unwrap().stderr
+    );
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
+    for table in tables {
+        scene.assert_same(table).await;
+    }
+    // What was as before was not read again.
+    assert_eq!(std::fs::read_dir(commits("calm")).unwrap().count(), 1);
 }
 
 async fn larger_than_memory(version: Version) {

@@ -13,6 +13,8 @@ use super::phases::Phases;
 use super::spill::InProgress;
 use crate::wire::{LogMessage, LogReader};
 
+/// How often the catalog is looked at for what the log does not tell.
+const CATALOG: Duration = Duration::from_secs(5);
 /// How often the server is asked how far it is while an end is waited for.
 const ASK: Duration = Duration::from_millis(200);
 /// How often it is asked where its log ends.
@@ -49,6 +51,7 @@ pub(super) struct Work {
     source: Lsn,
     committed_at: Option<i64>,
     asked_at: Option<Instant>,
+    catalog_at: Instant,
     /// When the source's end was looked at.
     looked_at: Instant,
     ended: bool,
@@ -131,6 +134,7 @@ impl Work {
             source: start.from.max(read_at),
             committed_at: None,
             asked_at: None,
+            catalog_at: Instant::now(),
             looked_at: Instant::now(),
             ended: false,
         }
@@ -143,6 +147,16 @@ impl Work {
             return Ok(false);
         }
         let opening = self.phases.any_opening();
+        if self.catalog_at.elapsed() >= CATALOG {
+            self.catalog_at = Instant::now();
+            let Assembler { tables, batches, .. } = &mut self.assembler;
+            if let Some(change) = batches.outlet().wait(tables.altered())? {
+                if self.position > self.boundary {
+                    self.come_to_boundary()?;
+                }
+                return Err(Halt::Changed(change));
+            }
+        }
         let reached = self.target.is_some_and(|target| self.position >= target);
         let moved = self.position > self.boundary;
         let due = self.bytes >= self.interval.bytes || self.boundary_at.elapsed() >= self.interval.time;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::filter::{FilterColumn, RowFilter};
 use super::lsn::{Lsn, Names};
 use super::pgoutput::Relation;
-use super::publication::GENERATED_VERSION;
+use super::publication::{self, GENERATED_VERSION};
 use super::slot::Place;
 use crate::connect::{Connection, Connector};
 use crate::decode::WireColumn;
@@ -88,6 +88,9 @@ pub(super) struct Tables {
     relations: HashMap<u32, Known>,
     connection: Connection,
     publications: Vec<String>,
+    names: Names,
+    /// Where streams stand in the log, of those that have joined it.
+    places: HashMap<StreamId, String>,
 }
 
 /// A table in the log.
@@ -149,7 +152,71 @@ impl Tables {
             }
         }
         let publications = vec![names.publication_for(false), names.publication_for(true)];
-        Ok(Ok(Self { tables, by_oid, read_at, relations: HashMap::new(), connection, publications }))
+        let mut loaded = Self {
+            tables,
+            by_oid,
+            read_at,
+            relations: HashMap::new(),
+            connection,
+            publications,
+            names: names.clone(),
+            places: HashMap::new(),
+        };
+        // What changed since the catalog was read is seen at the next look.
+        loaded.places = loaded.places_now().await?;
+        Ok(Ok(loaded))
+    }
+
+    async fn places_now(&self) -> Result<HashMap<StreamId, String>> {
+        let members = publication::members(&self.connection, &self.names).await?;
+        let streams = self.tables.iter().map(|table| table.stream.as_ref());
+        Ok(publication::places(&members, &self.names, streams).into_iter().collect())
+    }
+
+    /// Looks for what the log never tells: that a name stands for another table now, that a column is another one
+    /// of the same name, that a partition is none any more, or that a table was not published for a while.
+    pub(super) async fn altered(&mut self) -> Result<Option<Change>> {
+        let oids: Vec<u32> = self.tables.iter().map(|table| table.oid).collect();
+        let sql = "SELECT c.oid, n.nspname::text, c.relname::text, ARRAY(SELECT a.attnum::text || ' ' || a.attname::text \
+              FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) \
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+            WHERE c.oid = ANY ($1::oid[])";
+        let rows = self.connection.rows(sql, &[&oids]).await?;
+        let found: HashMap<u32, (StreamId, HashSet<String>)> = rows
+            .iter()
+            .map(|row| {
+                let id = StreamId::new(row.get::<_, String>(1), row.get::<_, String>(2));
+                (row.get(0), (id, row.get::<_, Vec<String>>(3).into_iter().collect()))
+            })
+            .collect();
+        let parts: HashSet<u32> =
+            partitions(&self.connection, oids).await?.into_iter().map(|(part, _)| part).collect();
+        let places = self.places_now().await?;
+        for (index, table) in self.tables.iter().enumerate() {
+            let stream = &table.stream;
+            let changed = |what: &str| Ok(Some(Change { stream: stream.id.clone(), what: what.to_owned() }));
+            let Some((name, columns)) = found.get(&table.oid).filter(|(name, _)| *name == stream.id) else {
+                return changed("its name stands for another table, or for none");
+            };
+            let known = |column: &lakeward_core::Column| {
+                columns.contains(&format!("{} {}", column.identity, column.name))
+            };
+            if !stream.schema.columns.iter().all(known) {
+                return changed("a column was dropped, renamed or made anew");
+            }
+            let lost = |(oid, (owner, part)): (&u32, &(usize, Part))| {
+                *owner == index && *part == Part::Partition && !parts.contains(oid)
+            };
+            if stream.on_partition_change != OnPartitionChange::Keep && self.by_oid.iter().any(lost) {
+                return changed("a partition is none of it any more");
+            }
+            let before = self.places.get(name);
+            if before.is_some() && before != places.get(name) {
+                return changed("it was not published all the time, or not all of it");
+            }
+        }
+        self.places = places;
+        Ok(None)
     }
 
     /// What is known of a table that rows in the log are of.
