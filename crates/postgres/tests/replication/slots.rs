@@ -51,7 +51,7 @@ async fn what_was_only_intended_is_made_again() {
         let short = pipeline.db.driver().intent("01234567-89AB");
         assert_eq!(
             (&short.0["slot"], &short.0["publication"]),
-            (&json!("lakeward_0123456789"), &json!("lakeward_0123456789"))
+            (&json!("lakeward_23456789ab"), &json!("lakeward_23456789ab"))
         );
         // A crash left the slot, and one publication of two.
         pipeline.make_slot("pgoutput").await;
