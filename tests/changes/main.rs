@@ -4,11 +4,13 @@
 
 mod compaction;
 mod disturbed;
+mod failover;
 mod followed;
 mod handover;
 mod log;
 mod meaning;
 mod servers;
+mod verify;
 
 /// A test that runs on both versions.
 macro_rules! on_both {

@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,7 +9,7 @@ use lakeward_core::{ChangeMode, CheckpointInterval};
 use lakeward_engine::Options;
 
 use crate::config;
-use crate::quantity::{parse_bytes, parse_checkpoint_interval};
+use crate::quantity::{parse_bytes, parse_checkpoint_interval, parse_duration};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -137,6 +138,14 @@ pub(crate) enum Command {
         after_help = "Examples:\n  lakeward peek lake/public/orders/1-000000000001-5a0c71f2-0.parquet -n 3"
     )]
     Peek(PeekArgs),
+    /// Compares the selected streams' files with the source, row by row
+    #[command(
+        after_help = "Examples:\n  lakeward verify\n  lakeward verify public.orders --keys 100 --output json\n\n\
+        Every row of both sides is read. It takes nothing over: a sync may be running, and for streams whose changes\n\
+        are followed the source may be written to, because both sides are compared at one place in its log. Exits\n\
+        with 5 where rows differ; the keys of some of them are printed to standard output."
+    )]
+    Verify(VerifyArgs),
     /// Merges small files of the selected streams into larger ones
     #[command(
         after_help = "Examples:\n  lakeward compact\n  lakeward compact public.orders --output json\n\n\
@@ -384,6 +393,38 @@ pub(crate) struct PeekArgs {
     pub(crate) width: u16,
 }
 
+/// `lakeward verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Streams as the source names them, namespace.name; without one, all selected streams
+    #[arg(value_name = "STREAM")]
+    pub(crate) names: Vec<String>,
+    /// The source.
+    #[command(flatten)]
+    pub(crate) source: SourceArg,
+    /// The destination.
+    #[command(flatten)]
+    pub(crate) destination: DestinationArg,
+    /// The streams.
+    #[command(flatten)]
+    pub(crate) streams: StreamsArgs,
+    /// How many differing rows of a stream are named by their keys
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) keys: usize,
+    /// How long a sync is waited for that has yet to commit changes of the source
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub(crate) wait: Duration,
+    /// How the result is written
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+    /// Resident memory of the whole process; what does not fit goes to files in TMPDIR
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit, help_heading = "Limits")]
+    pub(crate) memory_limit: u64,
+    /// Connections that read at once [default: what the source's config says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Limits")]
+    pub(crate) max_connections: Option<u16>,
+}
+
 /// `lakeward compact`
 #[derive(Debug, Args)]
 pub(crate) struct CompactArgs {
@@ -426,6 +467,9 @@ pub(crate) struct RebuildArgs {
     /// Where the state is written
     #[arg(long, value_name = "FILE", default_value = "state.json")]
     pub(crate) state: PathBuf,
+    /// Takes the source's word for where its log was committed, where that is behind what the commits tell
+    #[arg(long)]
+    pub(crate) accept_slot: bool,
 }
 
 /// `lakeward clear`

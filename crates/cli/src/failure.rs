@@ -22,6 +22,8 @@ impl ExitCode {
     pub const USAGE: Self = Self(2);
     /// The source is not fit: `check` found an error.
     pub const SOURCE: Self = Self(4);
+    /// Rows or columns are not what they should be.
+    pub const DATA: Self = Self(5);
     /// Interrupted; what was committed stands.
     pub const INTERRUPTED: Self = Self(130);
 
@@ -32,7 +34,7 @@ impl ExitCode {
             ErrorKind::Config => Self::USAGE,
             ErrorKind::Connection | ErrorKind::SessionLost => Self(3),
             ErrorKind::Source => Self::SOURCE,
-            ErrorKind::Schema | ErrorKind::Data => Self(5),
+            ErrorKind::Schema | ErrorKind::Data => Self::DATA,
             ErrorKind::Destination | ErrorKind::Conflict => Self(6),
             ErrorKind::State => Self(7),
             ErrorKind::Cancelled => Self::INTERRUPTED,

@@ -2,7 +2,7 @@
 //!
 //! Guaranteed: standard output carries results only; everything else goes to standard error. Exit codes are those
 //! of `lakeward --help`. No secret and no row value is printed, at any log level, except the rows that
-//! `lakeward peek` is asked for.
+//! `lakeward peek` is asked for and the keys of rows that `lakeward verify` finds to differ.
 
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-use crate::{Batch, ConfiguredStream, Position, ReadContext, Result, StreamId};
+use crate::{Batch, ConfiguredStream, Position, ReadContext, Result, Session, StreamId};
 
 /// In which order backfills and changes of several streams are worked off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -184,8 +184,26 @@ pub trait CdcDriver: Send + Sync {
     /// Tells the source that everything before `position` is safe. The last step of a commit, never earlier.
     async fn release(&self, position: &Position) -> Result<()>;
 
+    /// Up to where the source has been told that it may forget, where that is behind `committed`: what lies between
+    /// was committed and not saved, was empty, or is lost, and nothing at the source tells which.
+    async fn released_beyond(&self, committed: &Position) -> Result<Option<Position>>;
+
     /// How far behind a committed position is.
     async fn lag(&self, committed: &Position) -> Result<Lag>;
+
+    /// Opens a view of a stream at one place in the log, as
+    /// [`begin_backfill`](crate::DriverInterface::begin_backfill) does, and leaves the log as it is: nothing joins
+    /// it. It is ended like any other session.
+    async fn begin_view(&self, stream: &ConfiguredStream) -> Result<Session>;
+
+    /// Whether the log of a pipeline holds changes behind `committed` and before `until`. `None` where that cannot
+    /// be told now, because somebody reads the log.
+    async fn has_pending(
+        &self,
+        log: &Position,
+        committed: &Position,
+        until: &Position,
+    ) -> Result<Option<bool>>;
 
     /// Removes what was made at the source for a pipeline. Says what was kept and why, a line each.
     async fn clear(&self, saved: &Position) -> Result<Vec<String>>;

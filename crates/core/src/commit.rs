@@ -37,6 +37,28 @@ pub struct Definition {
     pub replaces_history: bool,
 }
 
+/// What the rows of a stream's log amount to, once those before its last `t` are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// Every row stands.
+    AllRows,
+    /// The last row of each key, unless it is a delete.
+    LastOfKey,
+    /// Every row stands; a delete takes one equal row away.
+    Multiset,
+}
+
+impl Definition {
+    /// What its rows amount to.
+    pub fn meaning(&self) -> Meaning {
+        match (self.sync_mode, self.key.is_empty()) {
+            (SyncMode::FullRefresh, _) | (SyncMode::Incremental, true) => Meaning::AllRows,
+            (_, false) => Meaning::LastOfKey,
+            (SyncMode::Cdc | SyncMode::StrictCdc, true) => Meaning::Multiset,
+        }
+    }
+}
+
 /// A column of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefinedColumn {

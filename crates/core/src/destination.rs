@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Batch, ConfiguredStream, DestinationIdentity, Error, ErrorKind, Finding, MemoryBudget, Pipeline, Result,
-    Run, StreamCommit, StreamHead, StreamId, WindowRef, WrittenFile,
+    Run, Schema, StreamCommit, StreamHead, StreamId, WindowRef, WrittenFile,
 };
 
 /// What a destination can do. What it cannot is refused before anything is read.
@@ -50,6 +52,17 @@ pub struct VisibleFile {
     pub rows: u64,
     /// Bytes of it.
     pub bytes: u64,
+}
+
+/// The rows of a stream, all versions of them, that readers see at one commit.
+pub struct CommittedRows {
+    /// Where the stream stood at that commit.
+    pub head: StreamHead,
+    /// Whether any row lacks a value because the source did not send it: `unchanged` names its column.
+    pub partial: bool,
+    /// The rows in no order. First operation, order and `unchanged` as in [`SystemColumns`](crate::SystemColumns),
+    /// then the columns that were asked for.
+    pub batches: BoxStream<'static, Result<RecordBatch>>,
 }
 
 /// How soon small files are merged.
@@ -158,6 +171,17 @@ pub trait Destination: Send + Sync {
 
     /// The visible files of a stream, exactly as one commit says.
     async fn files(&self, stream: &StreamId) -> Result<Vec<VisibleFile>>;
+
+    /// Reads a stream back, each column in the type that it has in `columns`, null where a file has it not. What is
+    /// damaged is an error, not a row less. Nothing is taken over: commits may be made meanwhile, by which a file
+    /// that is still to be read may go.
+    ///
+    /// # Errors
+    /// `Destination` where a file is missing or damaged, `Schema` where it has a column in another type.
+    async fn rows(&self, stream: &StreamId, columns: &Schema) -> Result<CommittedRows> {
+        let _ = (stream, columns);
+        Err(Error::new(ErrorKind::Config, format!("{} cannot be read back", self.kind())))
+    }
 
     /// The latest view of a stream as a query for an engine; `Config` where the engine is not known.
     async fn view(&self, stream: &StreamId, engine: &str) -> Result<String> {

@@ -36,8 +36,8 @@ pub use change::{
 };
 pub use chunk::{Chunk, DoneChunk, Fingerprint, Session};
 pub use commit::{
-    CursorState, DefinedColumn, Definition, FileKind, OpenGeneration, OpenStep, Progress, StreamCommit,
-    StreamHead, SwapStep, WindowRef, WrittenFile,
+    CursorState, DefinedColumn, Definition, FileKind, Meaning, OpenGeneration, OpenStep, Progress,
+    StreamCommit, StreamHead, SwapStep, WindowRef, WrittenFile,
 };
 pub use config::{Secret, parse_config};
 pub use configured::{
@@ -45,7 +45,8 @@ pub use configured::{
     PartitionField, PartitionTransform,
 };
 pub use destination::{
-    Capabilities, CompactRequest, Compacted, Destination, Eagerness, UnitSpec, VisibleFile, Writer,
+    Capabilities, CommittedRows, CompactRequest, Compacted, Destination, Eagerness, UnitSpec, VisibleFile,
+    Writer,
 };
 pub use driver::{DriverInterface, IncrementalDriver, IncrementalPass, ReadContext};
 pub use error::{Error, ErrorKind, Result, ResultExt, Retry, retry_policy};

@@ -24,6 +24,16 @@ impl Sequence {
     pub fn read(epoch: u32, position: u64) -> Self {
         Self { epoch, position, ordinal: 0 }
     }
+
+    /// As a number that orders as it does: its text is this number's hex digits.
+    pub fn order(&self) -> u128 {
+        u128::from(self.epoch) << 104 | u128::from(self.position) << 40 | u128::from(self.ordinal)
+    }
+
+    /// The [`order`](Self::order) of a sequence's text; `None` where it is none.
+    pub fn order_of(text: &str) -> Option<u128> {
+        (text.len() == Self::LEN).then(|| u128::from_str_radix(text, 16).ok())?
+    }
 }
 
 impl fmt::Display for Sequence {
@@ -48,6 +58,9 @@ mod tests {
         let texts: Vec<String> = sequences.iter().map(Sequence::to_string).collect();
         assert!(texts.iter().all(|text| text.len() == Sequence::LEN));
         assert!(texts.is_sorted());
+        for (sequence, text) in sequences.iter().zip(&texts) {
+            assert_eq!(Sequence::order_of(text), Some(sequence.order()));
+        }
         sequences.reverse();
         sequences.sort();
         assert_eq!(texts, sequences.iter().map(Sequence::to_string).collect::<Vec<_>>());

@@ -19,6 +19,7 @@ mod plan;
 mod rebuild;
 mod retry;
 mod stream_run;
+mod verify;
 mod window;
 mod writer_pool;
 
@@ -29,4 +30,5 @@ pub use events::{Event, EventSink, StreamSummary, Summary};
 pub use options::Options;
 pub use plan::StreamPlan;
 pub use rebuild::Rebuilt;
+pub use verify::{Difference, KeyDifference, StreamVerification, VerifyOptions};
 pub use writer_pool::WriterPool;

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lakeward_core::{
-    Capabilities, CompactRequest, Compacted, Destination, DestinationIdentity, Error, ErrorKind, Finding,
-    Pipeline, Result, Run, StreamCommit, StreamHead, StreamId, UnitSpec, VisibleFile, WindowRef, Writer,
-    parse_config,
+    Capabilities, CommittedRows, CompactRequest, Compacted, Destination, DestinationIdentity, Error,
+    ErrorKind, Finding, Pipeline, Result, Run, Schema, StreamCommit, StreamHead, StreamId, UnitSpec,
+    VisibleFile, WindowRef, Writer, parse_config,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,7 +27,7 @@ use crate::layout::{Layout, StreamPaths, hex, is_ours};
 use crate::merge::{Merged, Places, merge};
 use crate::view::View;
 use crate::writer::ParquetWriter;
-use crate::{check, log};
+use crate::{check, log, read};
 
 /// The connector's kind.
 pub const KIND: &str = "parquet";
@@ -282,6 +282,15 @@ impl Destination for ParquetDestination {
         self.blocking(move |shared| shared.files(&stream)).await
     }
 
+    async fn rows(&self, stream: &StreamId, columns: &Schema) -> Result<CommittedRows> {
+        let (id, columns) = (stream.clone(), columns.clone());
+        let rows = self.blocking(move |shared| {
+            let paths = shared.layout.stream(&id)?;
+            read::rows(&paths, log::read(&paths)?, &columns)
+        });
+        rows.await.map_err(|error| error.at("stream", stream))
+    }
+
     async fn view(&self, stream: &StreamId, engine: &str) -> Result<String> {
         let (stream, engine) = (stream.clone(), engine.to_owned());
         self.blocking(move |shared| {
@@ -462,7 +471,7 @@ impl Shared {
 }
 
 /// Where a committed file lies at this moment: at its place, or on the way there.
-fn located(paths: &StreamPaths, path: &str, file: &crate::fold::LiveFile) -> PathBuf {
+pub(crate) fn located(paths: &StreamPaths, path: &str, file: &crate::fold::LiveFile) -> PathBuf {
     let place = paths.visible.join(path);
     if place.exists() {
         return place;

@@ -27,6 +27,7 @@ mod log;
 mod merge;
 mod partition;
 mod publish;
+mod read;
 mod record;
 mod recover;
 mod staged;

@@ -3,31 +3,24 @@
 //! The merged file has every column of any of its inputs, null where an input lacks it. Inputs are verified
 //! against the hashes that the log has of them, so that a damaged file is not made to look whole.
 
-use std::fs::File;
-use std::io::{ErrorKind as IoKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use lakeward_core::{
-    CompactRequest, Error, ErrorKind, FileKind, Reservation, Result, WrittenFile, failpoint,
-};
+use lakeward_core::{CompactRequest, Error, FileKind, Reservation, Result, WrittenFile, failpoint};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use parquet::basic::Type;
-use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
-use sha2::{Digest, Sha256};
 
 use crate::compact::{Choice, Input};
 use crate::config::Settings;
 use crate::durable::{remove_file, sync_dir};
 use crate::encoding::{Encoder, OP, SEQ};
-use crate::error::io_error;
-use crate::layout::hex;
+use crate::read::{damaged, open, read_error, verify};
 use crate::staged::StagedFile;
 
 /// Decoded bytes that are read, or handed to the encoder, at once.
@@ -101,7 +94,7 @@ pub(crate) fn merge(
     for input in order {
         let path = places.visible.join(&input.path);
         let file = open(&path)?;
-        verify(&file, input, &path, request)?;
+        verify(&file, &input.sha256, &path, &request.cancel)?;
         let fail = |error| read_error(&path, error);
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(fail)?;
         let rows = batch_rows(builder.metadata());
@@ -209,7 +202,7 @@ fn decoded_bytes(metadata: &ParquetMetaData) -> u64 {
 }
 
 /// Rows of a file that take about [`BATCH_BYTES`] in memory.
-fn batch_rows(metadata: &ParquetMetaData) -> usize {
+pub(crate) fn batch_rows(metadata: &ParquetMetaData) -> usize {
     let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
     let fitting = rows.saturating_mul(BATCH_BYTES) / decoded_bytes(metadata).max(1);
     usize::try_from(fitting.clamp(1, BATCH_ROWS)).unwrap_or(1)
@@ -344,44 +337,4 @@ impl<'a> Output<'a> {
         failpoint::hit("parquet-stage-synced")?;
         Ok(merged)
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| match error.kind() {
-        IoKind::NotFound => damaged("a committed file is missing", path),
-        _ => io_error("open a file", path, error),
-    })
-}
-
-/// Whether a file is what was committed.
-fn verify(mut file: &File, input: &Input, path: &Path, request: &CompactRequest) -> Result<()> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => hash.update(&buffer[..read]),
-            Err(error) if error.kind() == IoKind::Interrupted => {}
-            Err(error) => return Err(io_error("read a file", path, error)),
-        }
-        if request.cancel.is_cancelled() {
-            return Err(Error::cancelled());
-        }
-    }
-    match hex(&hash.finalize()) == input.sha256 {
-        true => Ok(()),
-        false => Err(damaged("a committed file is damaged: its hash differs", path)),
-    }
-}
-
-fn damaged(what: &str, path: &Path) -> Error {
-    Error::new(ErrorKind::Destination, what)
-        .at("path", path.display())
-        .hint("restore the file from a backup, or clear the stream with `lakeward clear`")
-}
-
-fn read_error(path: &Path, error: ParquetError) -> Error {
-    Error::new(ErrorKind::Destination, "could not read a Parquet file")
-        .at("path", path.display())
-        .source(error)
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use lakeward_core::{Definition, Error, ErrorKind, Result, SyncMode};
+use lakeward_core::{Definition, Error, ErrorKind, Meaning, Result};
 
 use crate::layout::FILE_GLOB;
 
@@ -15,19 +15,8 @@ use crate::layout::FILE_GLOB;
 pub(crate) struct View<'a> {
     directory: String,
     definition: &'a Definition,
-    meaning: Meaning,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Meaning {
-    /// Every row stands.
-    AllRows,
-    /// The last row of each key.
-    LastOfKey,
-    /// Deletes take one equal row away.
-    Multiset,
-    /// Without columns, rows can only be counted.
-    Count,
+    /// `None` without columns: rows can only be counted then.
+    meaning: Option<Meaning>,
 }
 
 const OP: &str = "_lw_op";
@@ -36,14 +25,7 @@ const UNCHANGED: &str = "_lw_unchanged";
 
 impl<'a> View<'a> {
     pub(crate) fn new(directory: &Path, definition: &'a Definition) -> Self {
-        let changes = matches!(definition.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc);
-        let meaning = match (definition.sync_mode, definition.key.is_empty()) {
-            _ if definition.columns.is_empty() => Meaning::Count,
-            (SyncMode::FullRefresh, _) | (SyncMode::Incremental, true) => Meaning::AllRows,
-            (_, false) => Meaning::LastOfKey,
-            (_, true) if changes => Meaning::Multiset,
-            (_, true) => Meaning::AllRows,
-        };
+        let meaning = (!definition.columns.is_empty()).then(|| definition.meaning());
         Self { directory: directory.to_string_lossy().into_owned(), definition, meaning }
     }
 
@@ -95,7 +77,7 @@ impl<'a> View<'a> {
         );
         // A column that no file has yet is null.
         let every = match self.meaning {
-            Meaning::Count => String::new(),
+            None => String::new(),
             _ => dialect.every_column(&self.columns().map(quote).collect::<Vec<_>>()),
         };
         let preamble = match self.differ_only_in_case() {
@@ -104,8 +86,8 @@ impl<'a> View<'a> {
         };
         let with = format!("{preamble}WITH log AS (\n  SELECT * FROM {log}{every}\n),\n{live}");
         match self.meaning {
-            Meaning::AllRows => format!("{with}\nSELECT {all}\nFROM live\n"),
-            Meaning::LastOfKey => {
+            Some(Meaning::AllRows) => format!("{with}\nSELECT {all}\nFROM live\n"),
+            Some(Meaning::LastOfKey) => {
                 let keys = list(&mut self.definition.key.iter().map(String::as_str));
                 let columns: Vec<String> = self
                     .columns()
@@ -120,10 +102,10 @@ impl<'a> View<'a> {
                     columns.join(",\n    ")
                 )
             }
-            Meaning::Count => format!(
+            None => format!(
                 "{with}\nSELECT CAST(coalesce(sum(CASE WHEN {OP} = 'd' THEN -1 ELSE 1 END), 0) AS BIGINT) AS row_count\nFROM live\n"
             ),
-            Meaning::Multiset => {
+            Some(Meaning::Multiset) => {
                 let repeated = dialect.repeat("copies");
                 format!(
                     "{with},\ncounted AS (\n  SELECT {all}, CAST(sum(CASE WHEN {OP} = 'd' THEN -1 ELSE 1 END) AS BIGINT) AS copies\n  \
@@ -148,8 +130,8 @@ impl<'a> View<'a> {
              live = log.filter((pl.col(\"{OP}\") != \"t\") & (pl.col(\"{SEQ}\") > ended))\n"
         );
         match self.meaning {
-            Meaning::AllRows => text.push_str(&format!("latest = live.select([{all}])\n")),
-            Meaning::LastOfKey => {
+            Some(Meaning::AllRows) => text.push_str(&format!("latest = live.select([{all}])\n")),
+            Some(Meaning::LastOfKey) => {
                 let keys = list(&mut self.definition.key.iter().map(String::as_str));
                 let others = list(&mut self.columns().filter(|name| !self.is_key(name)));
                 text.push_str(&format!(
@@ -159,10 +141,10 @@ impl<'a> View<'a> {
                      .filter(pl.col(\"{OP}\") != \"d\")\n    .select([{all}])\n)\n"
                 ));
             }
-            Meaning::Count => text.push_str(&format!(
+            None => text.push_str(&format!(
                 "latest = live.select(row_count=pl.when(pl.col(\"{OP}\") == \"d\").then(-1).otherwise(1).sum())\n"
             )),
-            Meaning::Multiset => text.push_str(&format!(
+            Some(Meaning::Multiset) => text.push_str(&format!(
                 "latest = (\n    live.group_by([{all}])\n    .agg(copies=pl.when(pl.col(\"{OP}\") == \"d\").then(-1).otherwise(1).sum())\n    \
                  .filter(pl.col(\"copies\") > 0)\n    .select(pl.exclude(\"copies\").repeat_by(\"copies\"))\n    .explode(pl.all())\n)\n"
             )),
@@ -276,7 +258,7 @@ fn escape_glob(directory: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lakeward_core::DefinedColumn;
+    use lakeward_core::{DefinedColumn, SyncMode};
 
     fn definition(sync_mode: SyncMode, key: &[&str]) -> Definition {
         let column = |name: &str| DefinedColumn {

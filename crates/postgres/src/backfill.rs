@@ -22,16 +22,26 @@ use crate::sql;
 /// How often a session is begun anew because a table changed its file or its partitions in the moment between.
 const ATTEMPTS: usize = 5;
 
-/// Opens a session for a stream and keeps it open. Where its changes are followed (`log`), it joins the log first,
-/// and its snapshot is that of a place in it.
+/// What a session has to do with the log.
+#[derive(Debug, Clone)]
+pub(crate) enum Behind {
+    /// Nothing.
+    NoLog,
+    /// Its snapshot is that of a place in the log.
+    APlace,
+    /// So it is, and the stream joins the pipeline's log first.
+    TheLogOf(Names),
+}
+
+/// Opens a session for a stream and keeps it open.
 pub(crate) async fn begin(
     connector: &Connector,
     holders: &Holders,
     stream: &ConfiguredStream,
-    log: Option<&Names>,
+    behind: &Behind,
 ) -> Result<Session> {
     for _ in 0..ATTEMPTS {
-        if let Some(session) = attempt(connector, holders, stream, log).await? {
+        if let Some(session) = attempt(connector, holders, stream, behind).await? {
             return Ok(session);
         }
     }
@@ -45,14 +55,14 @@ async fn attempt(
     connector: &Connector,
     holders: &Holders,
     stream: &ConfiguredStream,
-    log: Option<&Names>,
+    behind: &Behind,
 ) -> Result<Option<Session>> {
     let version = connector.version().await?;
     let connection = connector.connect().await?;
-    let place = match log {
-        None => String::new(),
+    let place = match behind {
+        Behind::NoLog | Behind::APlace => String::new(),
         // Committed before the snapshot is taken: from then on every transaction that it does not see is logged.
-        Some(names) => {
+        Behind::TheLogOf(names) => {
             let manage = replication::settings(connector).manage;
             publication::join(&connection, version, names, stream, manage).await?
         }
@@ -72,9 +82,9 @@ async fn attempt(
             return Err(explain_lock(&connection, &before, error).await.at("stream", &stream.id));
         }
     }
-    let origin = match log {
-        None => None,
-        Some(_) => Some(take_over(connector, &connection, stream).await?),
+    let origin = match behind {
+        Behind::NoLog => None,
+        Behind::APlace | Behind::TheLogOf(_) => Some(take_over(connector, &connection, stream).await?),
     };
     let found = relations(&connection, version, &stream.id).await?;
     let same = found.len() == before.len()

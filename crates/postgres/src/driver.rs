@@ -12,6 +12,7 @@ use lakeward_core::{
 };
 use serde_json::{Map, Value};
 
+use crate::backfill::{self, Behind};
 use crate::catalog;
 use crate::config::{self, PostgresConfig};
 use crate::connect::Connector;
@@ -21,7 +22,7 @@ use crate::error::in_session;
 use crate::replication::{Replication, follows};
 use crate::schema::{Depth, describe};
 use crate::session::{Detail, Holders, Snapshot, join};
-use crate::{backfill, check, chunks, incremental};
+use crate::{check, chunks, incremental};
 
 /// The connector's kind, as in a config's `type`.
 pub const KIND: &str = "postgres";
@@ -31,7 +32,7 @@ pub const KIND: &str = "postgres";
 /// Sessions are held by this driver: they end when it is dropped.
 pub struct PostgresDriver {
     pub(crate) connector: Arc<Connector>,
-    holders: Holders,
+    pub(crate) holders: Holders,
     /// What columns of a type are on the wire, by the type's name, as far as streams were described: a column
     /// of the contract does not say.
     wire_types: Mutex<HashMap<String, PgType>>,
@@ -143,8 +144,11 @@ impl DriverInterface for PostgresDriver {
     }
 
     async fn begin_backfill(&self, stream: &ConfiguredStream) -> Result<Session> {
-        let log = if follows(stream) { Some(self.replication.names()?) } else { None };
-        backfill::begin(&self.connector, &self.holders, stream, log.as_ref()).await
+        let behind = match follows(stream) {
+            true => Behind::TheLogOf(self.replication.names()?),
+            false => Behind::NoLog,
+        };
+        backfill::begin(&self.connector, &self.holders, stream, &behind).await
     }
 
     async fn end_backfill(&self, session: Session) {

@@ -11,6 +11,7 @@ mod spec;
 mod status;
 mod stream;
 mod sync;
+mod verify;
 
 use clap::CommandFactory;
 use lakeward_core::Result;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: Command, console: &Console) -> Result<ExitCode>
         Command::Files(args) => abandon_on_signal(stream::files(&args)).await,
         Command::View(args) => abandon_on_signal(stream::view(&args)).await,
         Command::Compact(args) => compact::run(&args, console).await,
+        Command::Verify(args) => abandon_on_signal(verify::run(&args, console)).await,
         Command::Peek(args) => peek::run(&args),
         Command::State(StateCommand::Rebuild(args)) => rebuild::run(&args, console).await,
         Command::Clear(args) => clear::run(&args, console).await,

@@ -91,7 +91,7 @@ fn backfill(stream: &StreamState) -> String {
 }
 
 /// A position in few words: its LSN alone where it has one.
-fn position(position: &Position) -> String {
+pub(super) fn position(position: &Position) -> String {
     harmless(&position.0.get("lsn").map_or_else(|| plain(&position.0), plain))
 }
 

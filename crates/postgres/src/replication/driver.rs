@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use lakeward_core::{
     CdcDriver, ChangeEvent, ChangeMode, ChangeRequest, ChangeScope, ChangeStream, ConfiguredStream, Error,
-    ErrorKind, Lag, Position, Prepared, ReadContext, Result, ResultExt, Stream, StreamId, StreamPhase, Until,
+    ErrorKind, Lag, Position, Prepared, ReadContext, Result, ResultExt, Session, Stream, StreamId,
+    StreamPhase, Until,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -24,8 +25,9 @@ use super::reader::{Reader, Start, Work};
 use super::slot::{self, Place, blocking};
 use super::spill::InProgress;
 use super::tables::Tables;
-use super::{prepare, publication};
+use super::{peek, prepare, publication};
 use crate::PostgresDriver;
+use crate::backfill::{self, Behind};
 use crate::connect::Connector;
 use crate::{sql, wire};
 
@@ -247,6 +249,15 @@ impl CdcDriver for PostgresDriver {
         Ok(())
     }
 
+    async fn released_beyond(&self, committed: &Position) -> Result<Option<Position>> {
+        let committed = LogPosition::of(committed)?;
+        let connection = self.connector.connect().await?;
+        let slot = slot::find(&connection, &committed.names()?.slot).await?;
+        let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
+        let beyond = confirmed.filter(|confirmed| Some(*confirmed) > committed.lsn);
+        Ok(beyond.map(|lsn| committed.at(lsn).to_position()))
+    }
+
     async fn lag(&self, committed: &Position) -> Result<Lag> {
         let committed = LogPosition::of(committed)?;
         let connection = self.connector.connect().await?;
@@ -261,6 +272,22 @@ impl CdcDriver for PostgresDriver {
             behind_bytes: committed.lsn.map_or(0, since),
             retained_bytes: slot.and_then(|slot| slot.restart_lsn).map(since),
         })
+    }
+
+    async fn begin_view(&self, stream: &ConfiguredStream) -> Result<Session> {
+        backfill::begin(&self.connector, &self.holders, stream, &Behind::APlace).await
+    }
+
+    async fn has_pending(
+        &self,
+        log: &Position,
+        committed: &Position,
+        until: &Position,
+    ) -> Result<Option<bool>> {
+        let lsn = |position| Ok::<_, Error>(LogPosition::of(position)?.lsn.unwrap_or_default());
+        let names = LogPosition::of(log)?.names()?;
+        let connection = self.connector.connect().await?;
+        peek::has_changes(&connection, &names, lsn(committed)?, lsn(until)?).await
     }
 
     async fn clear(&self, saved: &Position) -> Result<Vec<String>> {

@@ -13,6 +13,7 @@ mod identity;
 mod lookup;
 mod lsn;
 mod number;
+mod peek;
 pub mod pgoutput;
 mod phases;
 mod prepare;
@@ -21,6 +22,7 @@ mod reader;
 mod slot;
 mod spill;
 mod tables;
+mod timeline;
 
 pub(crate) use driver::Replication;
 pub(crate) use identity::{LogKey, log_keys};

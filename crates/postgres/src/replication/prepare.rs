@@ -143,7 +143,7 @@ async fn loss(
     lsn: Lsn,
     place: &Place,
 ) -> Result<Option<String>> {
-    if let Some(reason) = slot::foreign_log(saved, lsn, place) {
+    if let Some(reason) = slot::foreign_log(connector, saved, lsn, place).await? {
         return Ok(Some(reason));
     }
     let Some(found) = slot::await_idle(connection, &names.slot).await? else {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::lsn::{LogPosition, Lsn};
+use super::timeline::History;
 use crate::connect::{Connection, Connector};
 use crate::{sql, wire};
 
@@ -126,20 +127,37 @@ impl Slot {
     }
 }
 
-/// Why the server's log is not the one that `saved` is a place of.
-pub(crate) fn foreign_log(saved: &LogPosition, lsn: Lsn, place: &Place) -> Option<String> {
+/// Why the server's log is not the one that `saved` is a place of. A server that was promoted goes on with the log of
+/// the one before it from where it left that one's timeline.
+pub(crate) async fn foreign_log(
+    connector: &Connector,
+    saved: &LogPosition,
+    lsn: Lsn,
+    place: &Place,
+) -> Result<Option<String>> {
     if saved.system_identifier.as_ref().is_some_and(|saved| *saved != place.system_identifier) {
-        return Some("this is another server".to_owned());
+        return Ok(Some("this is another server".to_owned()));
     }
-    if let Some(timeline) = saved.timeline.filter(|timeline| *timeline != place.timeline) {
-        return Some(format!(
-            "the server is on timeline {}, and the last commit is of timeline {timeline}",
-            place.timeline
-        ));
+    if let Some(before) = saved.timeline.filter(|timeline| *timeline != place.timeline) {
+        let now = place.timeline;
+        match History::of(connector, now).await?.left(before) {
+            Some(left) if lsn <= left => {}
+            Some(left) => {
+                return Ok(Some(format!(
+                    "the server was promoted, and its timeline {now} left timeline {before} at {left}, before the last \
+                     commit at {lsn}: what was committed at the source in between is not in it"
+                )));
+            }
+            None => {
+                return Ok(Some(format!(
+                    "the server is on timeline {now}, which does not come from timeline {before} of the last commit"
+                )));
+            }
+        }
     }
-    (place.lsn < lsn).then(|| {
+    Ok((place.lsn < lsn).then(|| {
         format!("the server's log ends at {}, before the last commit at {lsn}: it was restored", place.lsn)
-    })
+    }))
 }
 
 /// Waits until nobody reads a slot: what was killed is noticed late.

@@ -1,0 +1,568 @@
+//! Comparing a source with what its files amount to.
+//!
+//! A snapshot of the source is compared with the log of its changes, read up to the same place: so it holds while
+//! the source is written to and while a sync follows it. Every row of either side becomes a digest of its key and of
+//! its values; digests are set apart by key, and one part after another is compared. Only the keys of what differs
+//! are looked up again.
+
+mod compare;
+mod digest;
+mod partitions;
+mod records;
+mod source;
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use futures::StreamExt;
+use lakeward_core::{
+    Catalog, CdcDriver, ConfiguredStream, Definition, Destination, DriverInterface, Error, ErrorKind,
+    IncrementalPass, MemoryBudget, Op, Position, ReadContext, Result, Sequence, Session, StreamHead,
+    StreamId, SyncMode,
+};
+use lakeward_state::StateStore;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::abstract_driver::AbstractDriver;
+use crate::events::{Event, EventSink, as_text};
+use crate::evolution::{Evolution, evolution};
+use crate::options::Options;
+use compare::{Comparison, Judge};
+use digest::{Digester, shown_key};
+use partitions::Partitions;
+use records::{LogLayout, source_rows};
+
+/// How often the files are read anew because some of them were merged away meanwhile.
+const READ_ATTEMPTS: usize = 5;
+/// How often it is looked whether a sync has come far enough.
+const POLL: Duration = Duration::from_millis(300);
+/// Of the memory budget, what each side's records take before they go to disk.
+const ROOM_SHARE: usize = 4;
+/// How many parts of that size one part is, so that it can be sorted beside them.
+const PART_SHARE: usize = 16;
+
+/// How to verify.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Memory, connections and cancellation.
+    pub limits: Options,
+    /// How long a sync is waited for that has yet to commit what the source holds.
+    pub wait: Duration,
+    /// How many differing keys are named.
+    pub most_keys: usize,
+}
+
+/// How a stream's files compare with its source.
+#[derive(Debug, Clone, Serialize)]
+pub struct StreamVerification {
+    /// The stream.
+    #[serde(serialize_with = "as_text")]
+    pub stream: StreamId,
+    /// Its mode.
+    pub mode: SyncMode,
+    /// The place in the source's log at which both were compared, where its changes are followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// Rows of the source.
+    pub source_rows: u64,
+    /// Rows that the files amount to.
+    pub destination_rows: u64,
+    /// Rows that the source has and the files have not.
+    pub missing: u64,
+    /// Rows that the files have and the source has not.
+    pub extra: u64,
+    /// Rows whose values differ.
+    pub different: u64,
+    /// Rows that stand twice in the files, at one place of their order. A view shows them once.
+    pub repeated: u64,
+    /// In incremental mode, rows that the next pass will read: they are no differences.
+    pub pending: u64,
+    /// Rows that the mode lets stand: those deleted at the source, or superseded without a key, in incremental
+    /// mode; those from before the beginning in strict_cdc. They are no differences.
+    pub tolerated: u64,
+    /// Some of the rows that differ.
+    pub keys: Vec<KeyDifference>,
+}
+
+impl StreamVerification {
+    /// Whether the files hold what they should.
+    pub fn is_exact(&self) -> bool {
+        self.missing == 0 && self.extra == 0 && self.different == 0 && self.repeated == 0
+    }
+}
+
+/// A row that differs.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeyDifference {
+    /// The key's columns with their values, as text.
+    pub key: Vec<(String, String)>,
+    /// How it differs.
+    pub what: Difference,
+    /// The columns that differ, where both have the row.
+    pub columns: Vec<String>,
+}
+
+/// How a row differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Difference {
+    /// The source has it, the files have not.
+    Missing,
+    /// The files have it, the source has not.
+    Extra,
+    /// Both have it.
+    Different,
+}
+
+impl AbstractDriver {
+    /// Compares selected streams (all where `names` is empty) with their files, one after the other. Neither the
+    /// state nor the destination is taken over, so a sync may be running.
+    ///
+    /// # Errors
+    /// What concerns all streams; failures of single ones stand beside them.
+    pub async fn verify(
+        driver: Arc<dyn DriverInterface>,
+        destination: Arc<dyn Destination>,
+        state: &Path,
+        catalog: &Catalog,
+        names: &[StreamId],
+        options: &VerifyOptions,
+        events: Arc<dyn EventSink>,
+    ) -> Result<Vec<(StreamId, Result<StreamVerification>)>> {
+        let streams = Self::resolve(driver.as_ref(), None, catalog).await?;
+        let mut results = Vec::new();
+        for (stream, _) in streams {
+            if !names.is_empty() && !names.contains(&stream.id) {
+                continue;
+            }
+            let id = stream.id.clone();
+            let verifier = Verifier {
+                driver: driver.clone(),
+                destination: destination.clone(),
+                state: state.to_owned(),
+                alone: Arc::new(ConfiguredStream {
+                    sync_mode: SyncMode::FullRefresh,
+                    ..stream.as_ref().clone()
+                }),
+                stream,
+                options: options.clone(),
+                events: events.clone(),
+                budget: MemoryBudget::new(options.limits.budget_bytes()),
+            };
+            let outcome = verifier.run().await;
+            results.push((id.clone(), outcome.map_err(|error| error.at("stream", id))));
+        }
+        Ok(results)
+    }
+}
+
+/// One stream that is compared.
+struct Verifier {
+    driver: Arc<dyn DriverInterface>,
+    destination: Arc<dyn Destination>,
+    state: PathBuf,
+    stream: Arc<ConfiguredStream>,
+    /// The same stream as one that is merely read.
+    alone: Arc<ConfiguredStream>,
+    options: VerifyOptions,
+    events: Arc<dyn EventSink>,
+    budget: MemoryBudget,
+}
+
+/// Which rows of the log are compared.
+struct Extent {
+    generation: u32,
+    /// The order of the last one.
+    last: u128,
+}
+
+/// The log's rows, set apart.
+struct Log {
+    parts: Partitions,
+    layout: LogLayout,
+    ended: u128,
+}
+
+impl Verifier {
+    async fn run(&self) -> Result<StreamVerification> {
+        let (head, definition) = self.head().await?;
+        let log = self.driver.change_stream().filter(|_| self.follows());
+        let session = match log {
+            Some(log) => log.begin_view(&self.alone).await?,
+            None => self.driver.begin_backfill(&self.alone).await?,
+        };
+        let outcome = self.under(&session, log, &head, &definition).await;
+        self.driver.end_backfill(session).await;
+        outcome
+    }
+
+    fn follows(&self) -> bool {
+        matches!(self.stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
+    }
+
+    /// Where the stream stands, if there is something of it to compare.
+    async fn head(&self) -> Result<(StreamHead, Definition)> {
+        if self.stream.insert_only {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "only inserts of this stream are followed: its files are not what the table is now",
+            )
+            .hint("name the other streams on the command line"));
+        }
+        let heads = self.destination.heads().await?;
+        let head = heads.into_iter().find(|(id, _)| *id == self.stream.target).map(|(_, head)| head);
+        let nothing = || {
+            Error::new(ErrorKind::Config, "nothing of this stream is visible yet, or it is being read anew")
+                .hint("let `lakeward sync` finish its backfill")
+        };
+        let head = head.filter(|head| head.visible.is_some() && head.open.is_none()).ok_or_else(nothing)?;
+        let definition = head.definition.clone().ok_or_else(nothing)?;
+        if evolution(&definition, &self.stream, false)? != Evolution::Unchanged {
+            return Err(Error::new(ErrorKind::Schema, "the stream is no longer what was synced last")
+                .hint("run `lakeward sync`: it follows what changed in the table or in streams.json"));
+        }
+        Ok((head, definition))
+    }
+
+    async fn under(
+        &self,
+        session: &Session,
+        log: Option<&dyn CdcDriver>,
+        head: &StreamHead,
+        definition: &Definition,
+    ) -> Result<StreamVerification> {
+        let last = match (log, &session.position) {
+            (Some(log), Some(position)) => {
+                self.wait_for(log, position).await?;
+                Sequence::read(head.generation, session.sequence).order()
+            }
+            (Some(_), None) => return Err(Error::bug("a view of a place in the log has no position")),
+            (None, _) => u128::MAX,
+        };
+        let extent = Extent { generation: head.generation, last };
+        let room = self.budget.total() / ROOM_SHARE;
+        let widest = LogLayout { columns: self.stream.schema.columns.len(), by_column: true }.width();
+        let parts = Partitions::parts(head.rows * widest as u64, room / PART_SHARE);
+        let digester = Arc::new(Digester::new(&self.stream.schema, &self.stream.key)?);
+        let mut log = self.read_log(&extent, &digester, parts).await?;
+        let mut source = Partitions::new(parts, room);
+        self.read_source(session, &digester, &mut source).await?;
+        let mut pending = Partitions::new(parts, room / PART_SHARE);
+        if self.stream.sync_mode == SyncMode::Incremental {
+            self.read_pending(session, head, &digester, &mut pending).await?;
+        }
+        let judge = Judge {
+            meaning: definition.meaning(),
+            ended: log.ended,
+            nulls: digester.nulls(&self.stream.schema)?,
+            most_keys: self.options.most_keys,
+        };
+        let mut found = Comparison::default();
+        for part in 0..parts {
+            let (ours, theirs) = (source.take(part)?, log.parts.take(part)?);
+            let waiting: HashSet<u128> =
+                source_rows(&pending.take(part)?).into_iter().map(|(key, _)| key).collect();
+            judge.compare(source_rows(&ours), log.layout.rows(&theirs), &waiting, &mut found);
+        }
+        let keys = match self.stream.key.is_empty() || found.keys.is_empty() {
+            true => Vec::new(),
+            false => self.name(session, &extent, &judge, &digester, &found.keys).await?,
+        };
+        Ok(self.report(session, found, keys))
+    }
+
+    fn report(
+        &self,
+        session: &Session,
+        found: Comparison,
+        mut keys: Vec<KeyDifference>,
+    ) -> StreamVerification {
+        let (missing, extra, tolerated) = match self.stream.sync_mode {
+            SyncMode::Incremental => (found.missing, 0, found.extra),
+            SyncMode::StrictCdc => (0, found.extra, found.missing),
+            SyncMode::FullRefresh | SyncMode::Cdc => (found.missing, found.extra, 0),
+        };
+        keys.retain(|key| match key.what {
+            Difference::Missing => missing > 0,
+            Difference::Extra => extra > 0,
+            Difference::Different => true,
+        });
+        StreamVerification {
+            stream: self.stream.id.clone(),
+            mode: self.stream.sync_mode,
+            position: session.position.clone(),
+            source_rows: found.source_rows,
+            destination_rows: found.destination_rows,
+            missing,
+            extra,
+            different: found.different,
+            repeated: found.repeated,
+            pending: found.pending,
+            tolerated,
+            keys,
+        }
+    }
+
+    /// Waits until everything before a place in the log is committed.
+    async fn wait_for(&self, log: &dyn CdcDriver, until: &Position) -> Result<()> {
+        let deadline = Instant::now() + self.options.wait;
+        let (mut asked, mut told) = (false, false);
+        loop {
+            let global = StateStore::read(&self.state)?.and_then(|state| state.global).ok_or_else(|| {
+                Error::new(ErrorKind::State, "the state knows nothing of the source's log")
+                    .at("file", self.state.display())
+                    .hint("run `lakeward sync` first; --state names another file")
+            })?;
+            let (head, _) = self.head().await?;
+            let own = head
+                .progress
+                .position
+                .filter(|own| log.compare(own, &global.position) == Some(std::cmp::Ordering::Greater));
+            let committed = own.as_ref().unwrap_or(&global.position);
+            if log.compare(committed, until) != Some(std::cmp::Ordering::Less) {
+                return Ok(());
+            }
+            let late = Instant::now() >= deadline;
+            // What a slot would send is not asked for again and again: it may be much.
+            if (!asked || late) && log.has_pending(&global.position, committed, until).await? == Some(false) {
+                return Ok(());
+            }
+            asked = true;
+            if late {
+                return Err(Error::new(
+                    ErrorKind::Source,
+                    "changes wait in the source's log that no sync has committed yet",
+                )
+                .hint("run `lakeward sync` and verify again; while the source is written to, leave `lakeward sync --follow` running beside it"));
+            }
+            if !std::mem::replace(&mut told, true) {
+                self.events.event(&Event::Warning {
+                    stream: Some(self.stream.id.clone()),
+                    message: format!(
+                        "changes wait in the source's log: waiting up to {} s for a sync to commit them",
+                        self.options.wait.as_secs()
+                    ),
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn context(&self, readers: usize) -> ReadContext {
+        ReadContext {
+            budget: self.budget.clone(),
+            batch_bytes: self.options.limits.batch_bytes(readers),
+            cancel: self.options.limits.cancel.clone(),
+        }
+    }
+
+    /// Rows that the next incremental pass is going to read.
+    async fn read_pending(
+        &self,
+        session: &Session,
+        head: &StreamHead,
+        digester: &Digester,
+        into: &mut Partitions,
+    ) -> Result<()> {
+        let driver =
+            self.driver.incremental().ok_or_else(|| Error::bug("an incremental stream has no driver"))?;
+        let since = head.progress.cursor.clone();
+        let until = driver.fetch_max_cursor_values(&self.stream, session, since.as_ref()).await?;
+        let pass = IncrementalPass { since, until };
+        let mut batches =
+            driver.stream_incremental_changes(self.stream.clone(), session, pass, self.context(1)).await?;
+        while let Some(batch) = batches.next().await {
+            let rows = batch?.rows;
+            for key in digester.digests(rows.columns(), rows.num_rows())?.keys {
+                into.push(key, &records::source_record(key, 0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of the log, from the beginning again where files went meanwhile.
+    async fn read_log(&self, extent: &Extent, digester: &Digester, parts: usize) -> Result<Log> {
+        let room = self.budget.total() / ROOM_SHARE;
+        self.each_reading(
+            extent,
+            |partial| {
+                let layout = LogLayout { columns: self.stream.schema.columns.len(), by_column: partial };
+                Log { parts: Partitions::new(parts, room), layout, ended: 0 }
+            },
+            |log, rows| {
+                let mut record = Vec::with_capacity(log.layout.width());
+                let digests = digester.digests(rows.values.columns(), rows.values.num_rows())?;
+                for row in 0..rows.values.num_rows() {
+                    let (op, order) = (rows.op(row), rows.order(row)?);
+                    if order > extent.last {
+                        continue;
+                    }
+                    if op == Op::Truncate.as_str() {
+                        log.ended = log.ended.max(order);
+                        continue;
+                    }
+                    let unchanged = rows.unchanged(row);
+                    let sent =
+                        |column: usize| !unchanged.contains(self.stream.schema.columns[column].name.as_str());
+                    log.layout.record(digests.keys[row], order, op, digests.row(row), sent, &mut record);
+                    log.parts.push(digests.keys[row], &record)?;
+                }
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Reads the files, and again from the beginning where some went meanwhile.
+    async fn each_reading<T>(
+        &self,
+        extent: &Extent,
+        begin: impl Fn(bool) -> T,
+        mut take: impl FnMut(&mut T, &LogBatch) -> Result<()>,
+    ) -> Result<T> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let read = self.destination.rows(&self.stream.target, &self.stream.schema).await?;
+            if read.head.generation != extent.generation {
+                return Err(
+                    Error::new(ErrorKind::Schema, "the stream was read anew meanwhile").hint("verify again")
+                );
+            }
+            let mut result = begin(read.partial);
+            let mut batches = read.batches;
+            let failed = loop {
+                match batches.next().await {
+                    None => return Ok(result),
+                    Some(Ok(batch)) => take(&mut result, &LogBatch::of(&batch)?)?,
+                    Some(Err(error)) => break error,
+                }
+            };
+            // What was merged into another file may go while it is read; what is damaged stays so.
+            let (head, _) = self.head().await?;
+            if attempts >= READ_ATTEMPTS || head.commit == read.head.commit {
+                return Err(failed);
+            }
+        }
+    }
+
+    /// Looks the rows of some keys up again, to name them and the columns in which they differ.
+    async fn name(
+        &self,
+        session: &Session,
+        extent: &Extent,
+        judge: &Judge,
+        digester: &Arc<Digester>,
+        keys: &[u128],
+    ) -> Result<Vec<KeyDifference>> {
+        let wanted: Arc<HashSet<u128>> = Arc::new(keys.iter().copied().collect());
+        let source = self.find_in_source(session, digester, wanted.clone()).await?;
+        let key = &self.stream.key;
+        let log: HashMap<u128, Vec<Version>> = self
+            .each_reading(
+                extent,
+                |_| HashMap::new(),
+                |found: &mut HashMap<u128, Vec<Version>>, rows| {
+                    let digests = digester.digests(rows.values.columns(), rows.values.num_rows())?;
+                    for row in (0..rows.values.num_rows()).filter(|row| wanted.contains(&digests.keys[*row]))
+                    {
+                        let (op, order) = (rows.op(row), rows.order(row)?);
+                        if op == Op::Truncate.as_str() || order > extent.last || order <= judge.ended {
+                            continue;
+                        }
+                        let unchanged = rows.unchanged(row);
+                        let values = digests.row(row).zip(&self.stream.schema.columns);
+                        found.entry(digests.keys[row]).or_default().push(Version {
+                            order,
+                            deleted: op == Op::Delete.as_str(),
+                            shown: shown_key(&rows.values, key, row),
+                            values: values
+                                .map(|(value, column)| {
+                                    (!unchanged.contains(column.name.as_str())).then_some(value)
+                                })
+                                .collect(),
+                        });
+                    }
+                    Ok(())
+                },
+            )
+            .await?;
+        let named = keys.iter().filter_map(|key| self.difference(source.get(key), log.get(key).cloned()));
+        Ok(named.collect())
+    }
+
+    fn difference(&self, source: Option<&source::Found>, log: Option<Vec<Version>>) -> Option<KeyDifference> {
+        let mut versions = log.unwrap_or_default();
+        versions.sort_by_key(|version| version.order);
+        let last = versions.last().filter(|last| !last.deleted);
+        let difference = |key: &[(String, String)], what, columns| {
+            Some(KeyDifference { key: key.to_vec(), what, columns })
+        };
+        match (source, last) {
+            (None, None) => None,
+            (Some(source), None) => difference(&source.shown, Difference::Missing, Vec::new()),
+            (None, Some(last)) => difference(&last.shown, Difference::Extra, Vec::new()),
+            (Some(source), Some(last)) => {
+                let sent = |column: usize| versions.iter().rev().find_map(|version| version.values[column]);
+                let columns = (0..last.values.len())
+                    .filter(|column| sent(*column) != Some(source.values[*column]))
+                    .map(|column| self.stream.schema.columns[column].name.clone())
+                    .collect();
+                difference(&source.shown, Difference::Different, columns)
+            }
+        }
+    }
+}
+
+/// A row of the log whose key differs.
+#[derive(Debug, Clone)]
+struct Version {
+    order: u128,
+    deleted: bool,
+    shown: Vec<(String, String)>,
+    values: Vec<Option<u64>>,
+}
+
+/// A batch as [`Destination::rows`] gives it.
+struct LogBatch {
+    system: RecordBatch,
+    values: RecordBatch,
+}
+
+impl LogBatch {
+    /// Operation, order, and columns that were not sent.
+    const SYSTEM: [usize; 3] = [0, 1, 2];
+
+    fn of(batch: &RecordBatch) -> Result<Self> {
+        let project = |columns: &[usize]| {
+            batch
+                .project(columns)
+                .map_err(|error| Error::bug("a batch that was read back has not its columns").source(error))
+        };
+        let values: Vec<usize> = (Self::SYSTEM.len()..batch.num_columns()).collect();
+        Ok(Self { system: project(&Self::SYSTEM)?, values: project(&values)? })
+    }
+
+    fn op(&self, row: usize) -> &str {
+        self.system.column(0).as_string::<i32>().value(row)
+    }
+
+    fn order(&self, row: usize) -> Result<u128> {
+        Sequence::order_of(self.system.column(1).as_string::<i32>().value(row)).ok_or_else(|| {
+            Error::new(ErrorKind::Destination, "a committed row has no place in its stream's order")
+        })
+    }
+
+    fn unchanged(&self, row: usize) -> HashSet<String> {
+        let list = self.system.column(2).as_list::<i32>();
+        if list.is_null(row) {
+            return HashSet::new();
+        }
+        let names = list.value(row);
+        names.as_string::<i32>().iter().flatten().map(str::to_owned).collect()
+    }
+}
