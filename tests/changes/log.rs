@@ -14,6 +14,7 @@ on_both!(f05_what_is_not_ours_is_not_taken, super::foreign);
 on_both!(f05_what_was_not_published_for_a_while_is_read_again, super::unpublished);
 on_both!(cleared_streams_leave_nothing_at_the_source, super::cleared);
 on_both!(a_dry_run_joins_nothing, super::dry_run);
+on_both!(names_of_the_config_win_until_something_is_made, super::names);
 
 const SQL: &str = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 1000) g; CREATE TABLE u (id int PRIMARY KEY, pad text)";
 
@@ -139,4 +140,57 @@ async fn dry_run(version: Version) {
     assert_eq!(scene.slot("slot_name").await, None);
     assert_eq!(scene.value("SELECT count(*) FROM pg_publication").await, "0");
     assert!(!scene.project.file("state.json").exists());
+}
+
+async fn names(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    let slot = |name: &str| format!("{}_{name}", scene.db.name());
+    let named = |slot: &str, publication: &str| {
+        scene.source(
+            json!({ "lock_timeout": "1s", "max_retries": 0, "replication": { "slot": slot, "publication": publication } }),
+        );
+    };
+    let refused = async |what: &[&str]| {
+        let output = scene.run(&[]).await;
+        output.assert_code(2);
+        for word in what.iter().chain(&["clear --log"]) {
+            assert!(output.stderr.contains(word), "{word}: {}", output.stderr);
+        }
+    };
+    scene
+        .sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'test_decoding')", slot("theirs")))
+        .await;
+    named(&slot("theirs"), "one");
+    let output = scene.run(&[]).await;
+    output.assert_code(4);
+    assert!(output.stderr.contains("name another slot"), "{}", output.stderr);
+    drop_slot(&scene).await;
+    // Nothing was made under the first names. Under the second ones publications are, but the slot waits in vain.
+    let client = scene.db.client().await.unwrap();
+    client.batch_execute("BEGIN; CREATE TABLE unfinished ()").await.unwrap();
+    named(&slot("b"), "two");
+    scene.run(&[]).await.assert_code(3);
+    client.batch_execute("ROLLBACK").await.unwrap();
+    named(&slot("c"), "three");
+    refused(&["two", "three"]).await;
+    named(&slot("c"), "two");
+    scene.sync().await;
+    assert_eq!(scene.slot("slot_name").await, Some(slot("c")));
+    scene.assert_same("t").await;
+
+    named(&slot("d"), "two");
+    refused(&[&slot("c"), &slot("d")]).await;
+    named(&slot("c"), "four");
+    refused(&["two", "four"]).await;
+    named(&slot("c"), "two");
+    scene.sync().await;
+    scene.project.run(&["clear", "--log", "--yes"]).await.unwrap().assert_ok();
+    named(&slot("d"), "four");
+    scene.sync().await;
+    assert_eq!(scene.slot("slot_name").await, Some(slot("d")));
+    assert_eq!(
+        scene.value("SELECT string_agg(pubname, ' ' ORDER BY 1) FROM pg_publication").await,
+        "four four_insert_only"
+    );
+    scene.assert_same("t").await;
 }

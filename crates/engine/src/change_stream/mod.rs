@@ -307,17 +307,14 @@ impl<'a> LogRun<'a> {
     async fn make_followable(&self) -> Result<Prepared> {
         let commits = &self.context.commits;
         let ids: Vec<StreamId> = self.runs.keys().cloned().collect();
-        let saved = match commits.known_global() {
-            Some(position) => position,
-            None => {
-                let intent = self.log()?.intent(&self.context.run.pipeline);
-                commits.save_global(&intent, ids.clone(), true).await?;
-                failpoint::hit("engine-intent-saved")?;
-                intent
-            }
-        };
+        let saved = commits.known_global();
+        let intent = self.log()?.intent(&self.context.run.pipeline, saved.as_ref()).await?;
+        if saved.as_ref() != Some(&intent) {
+            commits.save_global(&intent, ids.clone(), true).await?;
+            failpoint::hit("engine-intent-saved")?;
+        }
         let streams: Vec<Arc<ConfiguredStream>> = self.runs.values().map(|run| run.stream.clone()).collect();
-        let prepared = self.log()?.pre_cdc(&streams, &saved).await?;
+        let prepared = self.log()?.pre_cdc(&streams, &intent).await?;
         failpoint::hit("engine-log-followable")?;
         commits.save_global(&prepared.position, ids, false).await?;
         Ok(prepared)

@@ -144,15 +144,9 @@ impl CdcDriver for PostgresDriver {
         ChangeScope::SharedLog
     }
 
-    fn intent(&self, pipeline: &str) -> Position {
-        let Names { slot, publication, .. } = prepare::names(&self.connector, pipeline);
-        let intent = LogPosition {
-            slot: Some(slot),
-            publication: Some(publication),
-            made: Some(false),
-            ..LogPosition::default()
-        };
-        intent.to_position()
+    async fn intent(&self, pipeline: &str, saved: Option<&Position>) -> Result<Position> {
+        let saved = saved.map(LogPosition::of).transpose()?;
+        Ok(prepare::intent(&self.connector, pipeline, saved).await?.to_position())
     }
 
     async fn pre_cdc(&self, streams: &[Arc<ConfiguredStream>], saved: &Position) -> Result<Prepared> {

@@ -18,14 +18,71 @@ pub(crate) fn settings(connector: &Connector) -> ReplicationConfig {
     connector.settings().replication.clone().unwrap_or_default()
 }
 
-/// The names that a pipeline's slot and publication have or will have.
-pub(crate) fn names(connector: &Connector, pipeline: &str) -> Names {
+/// The names that the config gives a pipeline's slot and publication.
+fn names(settings: &ReplicationConfig, pipeline: &str) -> Names {
     let name: Vec<char> = pipeline.chars().filter(char::is_ascii_alphanumeric).collect();
     let short: String =
         name[name.len().saturating_sub(PIPELINE_DIGITS)..].iter().map(char::to_ascii_lowercase).collect();
-    let named = |name: Option<String>| name.unwrap_or_else(|| format!("lakeward_{short}"));
+    let named = |name: &Option<String>| name.clone().unwrap_or_else(|| format!("lakeward_{short}"));
+    Names { slot: named(&settings.slot), publication: named(&settings.publication), since: None }
+}
+
+/// What is saved before slot and publications are made: the config's names, or those under which there is something
+/// already.
+///
+/// # Errors
+/// `Config` where the config asks for other names than those.
+pub(crate) async fn intent(
+    connector: &Connector,
+    pipeline: &str,
+    saved: Option<LogPosition>,
+) -> Result<LogPosition> {
     let settings = settings(connector);
-    Names { slot: named(settings.slot), publication: named(settings.publication), since: None }
+    let wanted = names(&settings, pipeline);
+    let intended = LogPosition {
+        slot: Some(wanted.slot.clone()),
+        publication: Some(wanted.publication.clone()),
+        made: Some(false),
+        ..LogPosition::default()
+    };
+    let Some(saved) = saved else { return Ok(intended) };
+    let known = saved.names()?;
+    if saved.lsn.is_some() {
+        // A config without names asks for no others.
+        if settings.slot.is_some() && wanted.slot != known.slot {
+            return Err(renamed("slot", &known.slot, &wanted.slot));
+        }
+        if settings.publication.is_some() && wanted.publication != known.publication {
+            return Err(renamed("publication", &known.publication, &wanted.publication));
+        }
+        return Ok(saved);
+    }
+    // What somebody else manages is not made by us, whatever was intended.
+    if settings.manage && (wanted.slot != known.slot || wanted.publication != known.publication) {
+        let connection = connector.connect().await?;
+        if wanted.slot != known.slot
+            && let Some(found) = slot::find(&connection, &known.slot).await?
+            && found.check_kind(&known.slot, &connector.settings().database).is_ok()
+        {
+            return Err(renamed("slot", &known.slot, &wanted.slot));
+        }
+        if wanted.publication != known.publication
+            && !publication::existing(&connection, &known).await?.is_empty()
+        {
+            return Err(renamed("publication", &known.publication, &wanted.publication));
+        }
+    }
+    Ok(intended)
+}
+
+fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("the config names another {what} than the one that was made"))
+        .at(what, known)
+        .at("in the config", wanted)
+        .hint(format!(
+            "put {known} back into replication.{what}; or let go of it with `lakeward clear --log`: the streams that \
+             follow the log are then read again"
+        ))
 }
 
 /// Whether a stream follows the log.

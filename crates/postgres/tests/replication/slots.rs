@@ -47,8 +47,8 @@ async fn what_was_only_intended_is_made_again() {
     for version in VERSIONS {
         let mut pipeline = Pipeline::new(version, "intent", TABLE).await;
         let intent = pipeline.position.clone();
-        assert_eq!(pipeline.cdc().intent("0123456789"), intent);
-        let short = pipeline.db.driver().intent("01234567-89AB");
+        assert_eq!(pipeline.cdc().intent("0123456789", Some(&intent)).await.unwrap(), intent);
+        let short = pipeline.db.driver().intent("01234567-89AB", None).await.unwrap();
         assert_eq!(
             (&short.0["slot"], &short.0["publication"]),
             (&json!("lakeward_23456789ab"), &json!("lakeward_23456789ab"))
