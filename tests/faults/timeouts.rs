@@ -11,6 +11,7 @@ use crate::scene::{How, Scene, events};
 
 on_both!(f55_time_outs_of_the_database_and_the_role, super::time_outs);
 on_both!(f55_the_snapshot_holder_is_ended, super::holder_ended);
+on_both!(f55_readers_that_are_always_ended_are_given_up, super::readers_ended);
 
 async fn time_outs(version: Version) {
     let server = PgServer::shared(version);
@@ -82,5 +83,32 @@ async fn holder_ended(version: Version) {
         output.stderr
     );
     assert!(events(&output, "stream_planned").len() >= 2, "no new session was begun:\n{}", output.stderr);
+    scene.assert_exact().await;
+}
+
+/// Every attempt begins a generation, or resumes it, and commits that: none of it is progress.
+async fn readers_ended(version: Version) {
+    let server = PgServer::shared(version);
+    let scene = Scene::new(&server, 20_000, How::FullRefresh).await;
+    // Chunks so large that no buffer on the way holds one.
+    scene.db.psql("UPDATE busy SET note = repeat('x', 1500); VACUUM FULL busy").await.unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    proxy.throttle(Some(1 << 20));
+    scene.source(json!({ "port": proxy.port(), "max_retries": 2 }));
+    let administrator = scene.db.client().await.unwrap();
+    let ending = tokio::spawn(async move {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE datname = current_database() AND query LIKE 'COPY %' AND state = 'active'";
+        while administrator.batch_execute(sql).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let run = scene.project.spawn_sync(&["--chunk-size", "16MiB", "--max-connections", "1"]).unwrap();
+    let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
+    ending.abort();
+    output.assert_code(3);
+    assert!(events(&output, "stream_planned").len() >= 3, "no session was begun anew:\n{}", output.stderr);
+    proxy.throttle(None);
+    scene.sync(&[]).await.assert_ok();
     scene.assert_exact().await;
 }

@@ -34,9 +34,9 @@ impl StreamRun {
             self.context.driver.max_retries(),
         );
         loop {
-            let committed = self.head().commit;
+            let before = self.progress();
             let outcome = self.backfill_in_one_session().await;
-            if self.head().commit > committed {
+            if self.progress() > before {
                 backoff.reset();
             }
             match outcome {

@@ -56,6 +56,7 @@ impl RunContext {
 /// What a run did for a stream so far.
 #[derive(Default)]
 struct Tally {
+    units: u64,
     rows: u64,
     bytes: u64,
     files: u64,
@@ -237,10 +238,17 @@ impl StreamRun {
     /// Adds what was committed to the summary.
     pub(crate) fn count(&self, copied: &Copied) {
         let mut tally = self.tally();
+        tally.units += 1;
         tally.rows += copied.rows;
         tally.files += copied.files.len() as u64;
         tally.bytes += copied.files.iter().map(|file| file.bytes).sum::<u64>();
         tally.bad_values.merge(&copied.bad_values);
+    }
+
+    /// Units with what was read in them that this run has committed. Whoever begins again and again makes commits,
+    /// but no progress.
+    pub(crate) fn progress(&self) -> u64 {
+        self.tally().units
     }
 
     /// One more step was tried again.

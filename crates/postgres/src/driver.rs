@@ -162,7 +162,9 @@ impl DriverInterface for PostgresDriver {
         if stream.sync_mode == SyncMode::StrictCdc {
             return Ok(chunks::none(earlier));
         }
-        chunks::split(&self.connector, stream, session, earlier, chunk_bytes).await
+        chunks::split(&self.connector, stream, session, earlier, chunk_bytes).await.map_err(|error| {
+            in_session(error, self.holders.require(&session.token).is_err()).at("stream", &stream.id)
+        })
     }
 
     async fn verify_chunk(

@@ -197,10 +197,10 @@ impl<'a> LogRun<'a> {
         ended.and(closed)
     }
 
-    /// What grows with everything that is committed.
+    /// What grows with everything that was read and committed.
     fn progress(&self) -> (Option<lakeward_core::Position>, u64) {
-        let commits = self.runs.values().map(|run| run.head().commit).sum();
-        (self.context.commits.known_global(), commits)
+        let units = self.runs.values().map(|run| run.progress()).sum();
+        (self.context.commits.known_global(), units)
     }
 
     /// Looks at all streams again, as they are at the source now, perhaps because one is known to have changed.
