@@ -139,7 +139,7 @@ impl AbstractDriver {
             destination: self.destination.clone(),
             commits: commits.clone(),
             events: self.events.clone(),
-            commits_found: heads.into_iter().map(|(target, head)| (target, head.commit)).collect(),
+            heads_found: Arc::new(heads.into_iter().collect()),
             options: self.options.clone(),
             run,
             // One more than there are readers: a unit is finished and committed while the next one is read.

@@ -6,6 +6,7 @@
 //!
 //! in this order, whatever is committed. A crash between two steps only repeats work.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -260,11 +261,35 @@ impl CommitPath {
     /// Whether the destination has all commits that the state knows of a stream.
     ///
     /// # Errors
-    /// `State` where some are missing.
-    pub(crate) fn refuse_missing_commits(&self, source: &StreamId, found: u64) -> Result<()> {
+    /// `Config` where they are there under another name, `State` where some are missing.
+    pub(crate) fn refuse_missing_commits(
+        &self,
+        source: &StreamId,
+        target: &StreamId,
+        heads: &BTreeMap<StreamId, StreamHead>,
+    ) -> Result<()> {
         let known = self.keeper().state.streams.get(source).map_or(0, |stream| stream.commit);
+        let found = heads.get(target).map_or(0, |head| head.commit);
         if known <= found {
             return Ok(());
+        }
+        let is_it = |head: &StreamHead| {
+            let definition = head.definition.as_ref();
+            head.commit >= known
+                && definition.is_some_and(|known| known.source_stream == [&*source.namespace, &*source.name])
+        };
+        if let Some((before, _)) = heads.iter().find(|(_, head)| is_it(head)) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a stream keeps its name at the destination once it has begun there",
+            )
+            .at("name there", before)
+            .at("in streams.json", target)
+            .hint(format!(
+                "set destination_table back to {:?}; to read the stream anew under another name, remove it with \
+                 `lakeward clear {source}` before you change the name",
+                before.name
+            )));
         }
         Err(Error::new(ErrorKind::State, "the destination is behind the state: commits are missing")
             .at("state's last commit", known)

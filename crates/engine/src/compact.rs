@@ -67,13 +67,12 @@ impl crate::AbstractDriver {
             pipeline: state.pipeline.id.clone(),
             source: state.pipeline.source.clone(),
         };
-        let heads = destination.heads().await?;
-        let known: Vec<(StateEntry, StreamId, u64)> = streams
+        let heads = destination.heads().await?.into_iter().collect();
+        let known: Vec<(StateEntry, StreamId)> = streams
             .iter()
             .filter_map(|(source, target)| {
                 let sync_mode = state.streams.get(source)?.sync_mode;
-                let found = heads.iter().find(|(id, _)| id == target).map_or(0, |(_, head)| head.commit);
-                Some((StateEntry { source: source.clone(), sync_mode }, target.clone(), found))
+                Some((StateEntry { source: source.clone(), sync_mode }, target.clone()))
             })
             .collect();
         let commits = Arc::new(CommitPath::new(destination.clone(), None, Arc::new(store), state, events));
@@ -83,11 +82,13 @@ impl crate::AbstractDriver {
             cancel: options.cancel.clone(),
         };
         let mut compaction = Compaction::default();
-        for (entry, target, found) in known {
+        for (entry, target) in known {
             if options.cancel.is_cancelled() {
                 break;
             }
-            commits.refuse_missing_commits(&entry.source, found)?;
+            commits
+                .refuse_missing_commits(&entry.source, &target, &heads)
+                .map_err(|error| error.at("stream", &entry.source))?;
             match compact_stream(&destination, &commits, &run, &entry, &target, &request).await {
                 Ok(stream) => compaction.streams.push(stream),
                 Err(error) => compaction.failures.push((entry.source, error)),

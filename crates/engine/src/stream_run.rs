@@ -26,8 +26,8 @@ pub(crate) struct RunContext {
     pub(crate) destination: Arc<dyn Destination>,
     pub(crate) commits: Arc<CommitPath>,
     pub(crate) events: Arc<dyn EventSink>,
-    /// By its name at the destination, each stream's last commit when the run began.
-    pub(crate) commits_found: BTreeMap<StreamId, u64>,
+    /// By its name at the destination, how each stream stood when the run began.
+    pub(crate) heads_found: Arc<BTreeMap<StreamId, StreamHead>>,
     pub(crate) options: Options,
     pub(crate) run: Run,
     pub(crate) pool: WriterPool,
@@ -126,8 +126,8 @@ impl StreamRun {
     /// Takes the stream over at the destination.
     pub(crate) async fn take_over(&self) -> Result<()> {
         // Before the claim, which would take the number of a missing commit.
-        let found = self.context.commits_found.get(&self.stream.target).copied().unwrap_or(0);
-        self.context.commits.refuse_missing_commits(&self.stream.id, found)?;
+        let heads = &self.context.heads_found;
+        self.context.commits.refuse_missing_commits(&self.stream.id, &self.stream.target, heads)?;
         let head = self.context.destination.prepare(&self.stream.target, &self.context.run).await?;
         if head.commit > 0 {
             self.context.commits.record(&self.entry, &head);
