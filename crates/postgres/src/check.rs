@@ -5,8 +5,9 @@ use std::sync::Arc;
 use lakeward_core::{ConfiguredStream, Error, ErrorKind, Finding, Result, StreamId, SyncMode};
 
 use crate::catalog::{self, RelationKind};
+use crate::config::ReplicationConfig;
 use crate::connect::{Connection, Connector};
-use crate::replication::{GENERATED_VERSION, LogKey, follows};
+use crate::replication::{self, GENERATED_VERSION, LogKey, Names, follows};
 use crate::schema::{Depth, Described, describe};
 use crate::{copy, sql};
 
@@ -42,7 +43,12 @@ pub(crate) async fn check(connector: &Connector, streams: &[Arc<ConfiguredStream
     });
     server(connector, &connection, &mut findings).await?;
     if connector.settings().replication.is_some() || streams.iter().any(|stream| follows(stream)) {
-        replication(&connection, &mut findings).await?;
+        let manage = replication::settings(connector).manage;
+        log(&connection, manage, &mut findings).await?;
+        // Which tables are to be published only the streams say.
+        if !manage && !streams.is_empty() {
+            unmanaged(connector, &connection, streams, &mut findings).await?;
+        }
     }
     if streams.is_empty() {
         offered(connector, &connection, &mut findings).await?;
@@ -101,7 +107,7 @@ async fn server(connector: &Connector, connection: &Connection, findings: &mut V
     Ok(())
 }
 
-async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Result<()> {
+async fn log(connection: &Connection, manage: bool, findings: &mut Vec<Finding>) -> Result<()> {
     let row = connection
         .row(
             "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int \
@@ -138,7 +144,7 @@ async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Re
             "ALTER ROLE <role> REPLICATION",
         ));
     }
-    if !row.get::<_, bool>(4) {
+    if manage && !row.get::<_, bool>(4) {
         findings.push(Finding::warning(
             "replication privilege",
             "the role may not create publications",
@@ -162,6 +168,37 @@ async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Re
             "set it to 0, or to more than the longest pause",
         ));
     }
+    Ok(())
+}
+
+/// What somebody else has to make, because the config says that we do not.
+async fn unmanaged(
+    connector: &Connector,
+    connection: &Connection,
+    streams: &[Arc<ConfiguredStream>],
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    const SUBJECT: &str = "slot and publication";
+    let ReplicationConfig { slot: Some(slot), publication: Some(publication), .. } =
+        replication::settings(connector)
+    else {
+        findings.push(Finding::warning(
+            SUBJECT,
+            "replication.manage is false, and the config does not name them both",
+            "set replication.slot and replication.publication: then this says what is missing",
+        ));
+        return Ok(());
+    };
+    let names = Names { slot, publication, since: None };
+    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
+    findings.push(match replication::unmade(connector, connection, &names, wanted).await {
+        Ok((missing, _)) if missing.is_empty() => Finding::ok(SUBJECT, "they are made"),
+        Ok((missing, _)) => Finding::error(SUBJECT, replication::UNMADE, missing),
+        Err(error) if error.kind() == ErrorKind::Source => {
+            Finding::error(SUBJECT, error.to_string(), error.remedy().unwrap_or("name another slot"))
+        }
+        Err(error) => return Err(error),
+    });
     Ok(())
 }
 

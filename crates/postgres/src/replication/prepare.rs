@@ -13,6 +13,10 @@ use crate::connect::{Connection, Connector};
 /// Enough of a pipeline's id to tell pipelines apart: of its end, which is drawn, where its beginning is the time.
 const PIPELINE_DIGITS: usize = 10;
 
+/// What is said where somebody else has to make something.
+pub(crate) const UNMADE: &str =
+    "the slot, a publication or a table in it is missing, and replication.manage is false";
+
 /// The settings where the config has none.
 pub(crate) fn settings(connector: &Connector) -> ReplicationConfig {
     connector.settings().replication.clone().unwrap_or_default()
@@ -103,7 +107,7 @@ pub(crate) async fn prepare(
     publication::check(&connection, &names, wanted.clone()).await?;
     let place = Place::current(&connection).await?;
     let (position, lost) = match saved.lsn {
-        None => (begin(connector, &connection, &names, manage).await?, None),
+        None => (begin(connector, &connection, &names, wanted.clone()).await?, None),
         Some(lsn) => match loss(connector, &connection, &names, saved, lsn, &place).await? {
             None => (lsn, None),
             Some(reason) => match settings(connector).on_slot_lost {
@@ -114,7 +118,7 @@ pub(crate) async fn prepare(
                 }
                 OnSlotLost::Resnapshot => {
                     tracing::warn!(slot = names.slot, reason, "changes are lost: all tables are read again");
-                    (begin(connector, &connection, &names, manage).await?, Some(reason))
+                    (begin(connector, &connection, &names, wanted.clone()).await?, Some(reason))
                 }
             },
         },
@@ -144,14 +148,17 @@ pub(crate) async fn prepare(
 
 /// Begins anew: publications first and committed, then the slot, because a publication that is younger than the
 /// slot's log cannot be used to read it.
-async fn begin(connector: &Connector, connection: &Connection, names: &Names, manage: bool) -> Result<Lsn> {
-    let version = connector.version().await?;
-    let database = &connector.settings().database;
-    let found = slot::find(connection, &names.slot).await?;
-    if let Some(found) = &found {
-        found.check_kind(&names.slot, database)?;
-    }
-    if manage {
+async fn begin<'a>(
+    connector: &Connector,
+    connection: &Connection,
+    names: &Names,
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<Lsn> {
+    if settings(connector).manage {
+        let version = connector.version().await?;
+        if let Some(found) = slot::find(connection, &names.slot).await? {
+            found.check_kind(&names.slot, &connector.settings().database)?;
+        }
         slot::drop(connection, &names.slot).await?;
         for statement in publication::missing(connection, names, version).await? {
             connection.run(&statement).await.map_err(|error| {
@@ -162,33 +169,42 @@ async fn begin(connector: &Connector, connection: &Connection, names: &Names, ma
         }
         return slot::create(connector, &names.slot).await;
     }
-    let ordinary = publication::existing(connection, names).await?.contains(&names.publication);
-    let mut missing = Vec::new();
-    if !ordinary {
-        missing.push(format!("{};", publication::create_statement(&names.publication, false, version)));
-    }
-    let usable = found.filter(|found| {
-        found.confirmed_flush_lsn.is_some_and(|confirmed| found.loss(&names.slot, confirmed).is_none())
-    });
-    match usable.and_then(|found| found.confirmed_flush_lsn) {
+    let (missing, begins) = unmade(connector, connection, names, wanted).await?;
+    match begins {
         Some(confirmed) if missing.is_empty() => Ok(confirmed),
-        existing => {
-            if existing.is_none() || !ordinary {
-                let name = crate::sql::literal(&names.slot);
-                if existing.is_some() {
-                    missing.push(format!("SELECT pg_drop_replication_slot({name});"));
-                }
-                missing.push(format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput');"));
-            }
-            Err(Error::new(
-                ErrorKind::Source,
-                "slot or publication is missing, and replication.manage is false",
-            )
+        _ => Err(Error::new(ErrorKind::Source, UNMADE)
             .at("slot", &names.slot)
             .at("publication", &names.publication)
-            .hint(missing.join(" ")))
-        }
+            .hint(missing)),
     }
+}
+
+/// The statements by which somebody else makes what is missing of slot and publications, and where the slot that
+/// there is begins.
+pub(crate) async fn unmade<'a>(
+    connector: &Connector,
+    connection: &Connection,
+    names: &Names,
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<(String, Option<Lsn>)> {
+    let version = connector.version().await?;
+    let found = slot::find(connection, &names.slot).await?;
+    if let Some(found) = &found {
+        found.check_kind(&names.slot, &connector.settings().database)?;
+    }
+    let mut missing = publication::unpublished(connection, names, version, wanted).await?;
+    let begins = found.as_ref().and_then(|found| {
+        found.confirmed_flush_lsn.filter(|confirmed| found.loss(&names.slot, *confirmed).is_none())
+    });
+    if begins.is_none() || missing.publications {
+        let name = crate::sql::literal(&names.slot);
+        if found.is_some() {
+            missing.statements.push(format!("SELECT pg_drop_replication_slot({name})"));
+        }
+        missing.statements.push(format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput')"));
+    }
+    let statements: Vec<String> = missing.statements.iter().map(|sql| format!("{sql};")).collect();
+    Ok((statements.join(" "), begins))
 }
 
 /// Why what follows a saved position cannot be had any more.

@@ -277,6 +277,8 @@ async fn somebody_else_makes_and_keeps_slot_and_publication() {
 
         let prepared = pipeline.prepare(std::slice::from_ref(&t)).await.unwrap();
         assert_eq!(pipeline.slot().await.unwrap()["confirmed_flush_lsn"], prepared.position.0["lsn"]);
+        assert_eq!(pipeline.published().await, ["lw_unmanaged:t"]);
+        pipeline.db.run(&format!("ALTER PUBLICATION {name} DROP TABLE t")).await;
         let error = pipeline.driver.begin_backfill(&t).await.unwrap_err();
         let remedy = error.remedy().unwrap().to_owned();
         assert!(remedy.contains("ALTER PUBLICATION"), "{error}");
