@@ -15,6 +15,7 @@ on_both!(f11_columns_come_and_go, super::columns);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f14_large_and_rolled_back_transactions, super::large);
 on_both!(f05_what_the_log_does_not_tell_is_noticed_while_following, super::untold);
+on_both!(f13_a_new_partition_without_identity_is_told, super::new_partition);
 on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory);
 on_both!(f18_generated_columns_are_followed, super::generated);
 
@@ -274,4 +275,38 @@ async fn generated(version: Version) {
         Version::Pg15 => Options::cdc().exclude("twice"),
     };
     scene.assert_same_as("t", &options).await;
+}
+
+async fn new_partition(version: Version) {
+    let sql = "CREATE TABLE t (id int, n int) PARTITION BY RANGE (id); \
+        CREATE TABLE first PARTITION OF t FOR VALUES FROM (0) TO (10); ALTER TABLE first REPLICA IDENTITY FULL; \
+        INSERT INTO t VALUES (1, 1)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    let check = ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
+    let found = scene.project.run(&check).await.unwrap();
+    found.assert_ok();
+    assert!(found.stdout.contains("REPLICA IDENTITY FULL"), "{}", found.stdout);
+    scene.sync().await;
+    let mut run = scene.start(&["--follow"]);
+    let reads = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active AND NOT temporary)";
+    scene.until(&mut run, reads).await;
+    scene
+        .sql("CREATE TABLE second PARTITION OF t FOR VALUES FROM (10) TO (20); INSERT INTO t VALUES (11, 1)")
+        .await;
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    let output = run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap();
+    output.assert_code(130);
+    // The server refuses the application's statement; what it is told helps.
+    assert!(scene.db.execute("UPDATE t SET n = 2 WHERE id = 11").await.is_err());
+    let remedy = "ALTER TABLE \"public\".\"second\" REPLICA IDENTITY FULL;";
+    assert_eq!(output.stderr.matches("fail at the source").count(), 1, "{}", output.stderr);
+    let plain = output.stderr.replace("\\\"", "\"");
+    assert!(plain.contains(remedy), "{}", output.stderr);
+    let refused = scene.run(&[]).await;
+    refused.assert_code(2);
+    assert!(refused.stderr.replace("\\\"", "\"").contains(remedy), "{}", refused.stderr);
+    scene.sql(&format!("{remedy} UPDATE t SET n = 2 WHERE id = 11")).await;
+    scene.sync().await;
+    scene.assert_same("t").await;
 }

@@ -366,6 +366,16 @@ fn change_findings(
             "replicate it with full_refresh or incremental",
         )),
     }
+    if described.relation.kind == RelationKind::Partitioned
+        && described.stream.primary_key.is_empty()
+        && !stream.insert_only
+    {
+        findings.push(Finding::warning(
+            &subject,
+            "without a primary key a new partition has no replica identity: its updates and deletes would fail",
+            "ALTER TABLE <partition> REPLICA IDENTITY FULL; in the transaction that makes or attaches it",
+        ));
+    }
     if version >= GENERATED_VERSION {
         return;
     }
