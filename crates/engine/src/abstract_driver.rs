@@ -12,7 +12,7 @@ use lakeward_core::{
 use lakeward_state::{State, StateStore};
 use tokio::sync::Semaphore;
 
-use crate::change_stream::{LogRun, follows_log};
+use crate::change_stream::LogRun;
 use crate::commit::CommitPath;
 use crate::events::{Event, EventSink, Summary};
 use crate::options::Options;
@@ -113,7 +113,7 @@ impl AbstractDriver {
                 "name streams under selected_streams in streams.json; `lakeward discover` writes the file",
             ));
         }
-        if self.options.follow && !streams.iter().any(|(stream, _)| follows_log(stream.sync_mode)) {
+        if self.options.follow && !streams.iter().any(|(stream, _)| stream.sync_mode.follows_log()) {
             return Err(Error::new(ErrorKind::Config, "no selected stream has a log that could be followed")
                 .hint("leave --follow out, and run sync as often as rows are to arrive"));
         }
@@ -149,7 +149,7 @@ impl AbstractDriver {
             reader_count: readers,
         });
         let (followers, others): (Vec<_>, Vec<_>) =
-            streams.into_iter().partition(|(stream, _)| follows_log(stream.sync_mode));
+            streams.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
         let alone = others.into_iter().map(|(stream, offered)| {
             let id = stream.id.clone();
             let run = StreamRun::new(context.clone(), stream, offered.estimated_rows);
@@ -221,7 +221,7 @@ impl AbstractDriver {
                 self.store.save(state)?;
             }
         }
-        let followed = |state: &State| state.streams.values().any(|stream| follows_log(stream.sync_mode));
+        let followed = |state: &State| state.streams.values().any(|stream| stream.sync_mode.follows_log());
         match state {
             Some(state) if state.global.is_some() && !followed(&state) => self.clear_log().await,
             _ => Ok(Vec::new()),

@@ -36,7 +36,7 @@ const UNCHANGED: &str = "_lw_unchanged";
 
 impl<'a> View<'a> {
     pub(crate) fn new(directory: &Path, definition: &'a Definition) -> Self {
-        let changes = matches!(definition.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc);
+        let changes = definition.sync_mode.follows_log();
         let meaning = match (definition.sync_mode, definition.key.is_empty()) {
             _ if definition.columns.is_empty() => Meaning::Count,
             (SyncMode::FullRefresh, _) | (SyncMode::Incremental, true) => Meaning::AllRows,

@@ -280,7 +280,7 @@ fn check_columns(stream: &ConfiguredStream, described: &Described) -> Result<()>
             return changed("a column that a filter or chunk_column names is gone", name);
         }
     }
-    let key = match (replication::follows(stream), &described.stream.log_key) {
+    let key = match (stream.sync_mode.follows_log(), &described.stream.log_key) {
         (true, Some(key)) => key,
         _ => &described.stream.primary_key,
     };

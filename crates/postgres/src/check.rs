@@ -7,7 +7,7 @@ use lakeward_core::{ConfiguredStream, Error, ErrorKind, Finding, Result, StreamI
 use crate::catalog::{self, RelationKind};
 use crate::config::ReplicationConfig;
 use crate::connect::{Connection, Connector};
-use crate::replication::{self, GENERATED_VERSION, LogKey, Names, follows};
+use crate::replication::{self, GENERATED_VERSION, LogKey, Names};
 use crate::schema::{Depth, Described, describe};
 use crate::{copy, sql};
 
@@ -42,7 +42,9 @@ pub(crate) async fn check(connector: &Connector, streams: &[Arc<ConfiguredStream
         ),
     });
     server(connector, &connection, &mut findings).await?;
-    if connector.settings().replication.is_some() || streams.iter().any(|stream| follows(stream)) {
+    if connector.settings().replication.is_some()
+        || streams.iter().any(|stream| stream.sync_mode.follows_log())
+    {
         let manage = replication::settings(connector).manage;
         log(&connection, manage, &mut findings).await?;
         // Which tables are to be published only the streams say.
@@ -190,7 +192,7 @@ async fn unmanaged(
         return Ok(());
     };
     let names = Names { slot, publication, since: None };
-    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
+    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| stream.sync_mode.follows_log());
     findings.push(match replication::unmade(connector, connection, &names, wanted).await {
         Ok((missing, _)) if missing.is_empty() => Finding::ok(SUBJECT, "they are made"),
         Ok((missing, _)) => Finding::error(SUBJECT, replication::UNMADE, missing),
@@ -293,7 +295,7 @@ async fn selected(
             }
         }
         stream_findings(stream, described, &role, findings);
-        if follows(stream) {
+        if stream.sync_mode.follows_log() {
             change_findings(stream, described, connector.version().await?, findings);
         }
     }

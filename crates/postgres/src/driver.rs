@@ -18,7 +18,7 @@ use crate::connect::Connector;
 use crate::copy::{self, Rows};
 use crate::decode::{PgType, RowDecoder};
 use crate::error::in_session;
-use crate::replication::{Replication, follows};
+use crate::replication::Replication;
 use crate::schema::{Depth, describe};
 use crate::session::{Detail, Holders, Snapshot, join};
 use crate::{backfill, check, chunks, incremental};
@@ -143,7 +143,7 @@ impl DriverInterface for PostgresDriver {
     }
 
     async fn begin_backfill(&self, stream: &ConfiguredStream) -> Result<Session> {
-        let log = if follows(stream) { Some(self.replication.names()?) } else { None };
+        let log = if stream.sync_mode.follows_log() { Some(self.replication.names()?) } else { None };
         backfill::begin(&self.connector, &self.holders, stream, log.as_ref()).await
     }
 

@@ -37,11 +37,6 @@ const CHANGES_WITHOUT_PROGRESS: u32 = 5;
 /// How a stream ended.
 pub(crate) type Outcome = (StreamId, Result<StreamSummary>);
 
-/// Whether a mode follows the source's log.
-pub(crate) fn follows_log(mode: SyncMode) -> bool {
-    matches!(mode, SyncMode::Cdc | SyncMode::StrictCdc)
-}
-
 /// All streams of one log in one run.
 pub(crate) struct LogRun<'a> {
     context: Arc<RunContext>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lakeward_core::{ConfiguredStream, Error, ErrorKind, Prepared, Result, SyncMode};
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Prepared, Result};
 
 use super::lsn::{LogPosition, Lsn, Names};
 use super::slot::Place;
@@ -89,11 +89,6 @@ fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
         ))
 }
 
-/// Whether a stream follows the log.
-pub(crate) fn follows(stream: &ConfiguredStream) -> bool {
-    matches!(stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
-}
-
 /// Makes slot and publications, or checks those that there are.
 pub(crate) async fn prepare(
     connector: &Connector,
@@ -103,7 +98,7 @@ pub(crate) async fn prepare(
     let mut names = saved.names()?;
     let connection = connector.connect().await?;
     let manage = settings(connector).manage;
-    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
+    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| stream.sync_mode.follows_log());
     publication::check(&connection, &names, wanted.clone()).await?;
     let place = Place::current(&connection).await?;
     let (position, lost) = match saved.lsn {
