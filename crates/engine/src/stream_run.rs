@@ -17,6 +17,7 @@ use crate::commit::{CommitPath, StateEntry};
 use crate::events::{Event, EventSink, StreamSummary};
 use crate::evolution::{evolution, with_retired_columns};
 use crate::options::Options;
+use crate::retry::Backoff;
 use crate::writer_pool::{PooledWriter, WriterPool};
 
 /// What all streams of a run share.
@@ -121,6 +122,12 @@ impl StreamRun {
             tally: Mutex::new(std::mem::take(&mut self.tally())),
             began: self.began,
         }
+    }
+
+    /// Counts attempts at the stream.
+    pub(crate) fn backoff(&self) -> Backoff<'_> {
+        let RunContext { events, options, driver, .. } = self.context.as_ref();
+        Backoff::new(&self.stream.id, events.as_ref(), &options.cancel, driver.max_retries())
     }
 
     /// Takes the stream over at the destination.

@@ -446,13 +446,7 @@ impl StreamRun {
 
     /// Joins the log without reading a row: only what happens from now on counts.
     async fn join_log(&self) -> Result<()> {
-        let events = self.context.events.clone();
-        let mut backoff = Backoff::new(
-            &self.stream.id,
-            events.as_ref(),
-            &self.context.options.cancel,
-            self.context.driver.max_retries(),
-        );
+        let mut backoff = self.backoff();
         loop {
             match self.join_log_once().await {
                 Ok(()) => return Ok(()),
