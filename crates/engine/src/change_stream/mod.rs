@@ -143,6 +143,14 @@ impl<'a> LogRun<'a> {
         for run in self.runs.values() {
             run.take_over().await.map_err(|error| error.at("stream", &run.stream.id))?;
         }
+        let ended = self.attempts().await;
+        // Whatever ended them: what is released only now would otherwise be said at the next start.
+        let closed = self.log()?.post_cdc().await;
+        ended.and(closed)
+    }
+
+    /// As many attempts as it takes.
+    async fn attempts(&mut self) -> Result<()> {
         let context = self.context.clone();
         let first = self.runs.keys().next().cloned().unwrap_or_else(|| StreamId::new("", ""));
         let mut backoff = Backoff::new(
@@ -152,7 +160,7 @@ impl<'a> LogRun<'a> {
             context.driver.max_retries(),
         );
         let mut changes = 0;
-        let ended = loop {
+        loop {
             let before = self.progress();
             let attempt = self.attempt().await;
             if self.progress() != before {
@@ -160,11 +168,11 @@ impl<'a> LogRun<'a> {
                 changes = 0;
             }
             match attempt {
-                Ok(Attempt::Done) => break Ok(()),
+                Ok(Attempt::Done) => return Ok(()),
                 Ok(Attempt::Changed { stream, what }) => {
                     changes += 1;
                     if changes > CHANGES_WITHOUT_PROGRESS {
-                        break Err(Error::new(ErrorKind::Schema, "the stream changes again and again")
+                        return Err(Error::new(ErrorKind::Schema, "the stream changes again and again")
                             .at("stream", stream)
                             .at("change", what)
                             .hint("run again when it has settled"));
@@ -176,20 +184,16 @@ impl<'a> LogRun<'a> {
                     self.resolve_again(Some((&stream, what))).await?;
                 }
                 Err(error) => {
-                    if let Err(error) = backoff.after(error, Retry::NewSession).await {
-                        break Err(error);
-                    }
+                    backoff.after(error, Retry::NewSession).await?;
                     if let Err(error) = self.resolve_again(None).await {
                         // Where the server is still away the next attempt finds out.
                         if retry_policy(error.kind()) == Retry::Never {
-                            break Err(error);
+                            return Err(error);
                         }
                     }
                 }
             }
-        };
-        let closed = self.log()?.post_cdc().await;
-        ended.and(closed)
+        }
     }
 
     /// What grows with everything that was read and committed.
@@ -243,9 +247,9 @@ impl<'a> LogRun<'a> {
             phases.insert(id, phase);
         }
         self.phases.set(phases).await;
-        // Those with chunks done first, then the large ones: the small ones fill the gaps.
         // What failed in an attempt that was broken off gets another one.
         self.failures.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        // Those with chunks done first, then the large ones: the small ones fill the gaps.
         queued.sort_by_key(|run| std::cmp::Reverse((run.head().open.is_some(), run.estimated_rows)));
         let reading = Reading {
             context: &context,
