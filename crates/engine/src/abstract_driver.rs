@@ -208,10 +208,8 @@ impl AbstractDriver {
     /// the source may forget it too. Says what was kept at the source and why, a line each.
     pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<Vec<String>> {
         let mut state = self.store.load()?;
-        if let Some(state) = &state
-            && state.pipeline.destination != self.destination.identity().await?
-        {
-            return Err(pipeline::of_another_destination().at("file", self.store.path().display()));
+        if let Some(state) = &state {
+            pipeline::same_destination(state, &self.store, &self.destination.identity().await?)?;
         }
         for (source, target) in streams {
             self.destination.clear(target).await.map_err(|error| error.at("stream", source))?;

@@ -53,20 +53,13 @@ impl crate::AbstractDriver {
         options: &Options,
         events: Arc<dyn EventSink>,
     ) -> Result<Compaction> {
-        let place = store.path().display().to_string();
         let state = store.load()?.ok_or_else(|| {
             Error::new(ErrorKind::State, "there is no state, so nothing says whose files these are")
-                .at("file", &place)
+                .at("file", store.path().display())
                 .hint("--state names another file; the first `lakeward sync` makes it, `lakeward state rebuild` makes it anew")
         })?;
-        if state.pipeline.destination != destination.identity().await? {
-            return Err(pipeline::of_another_destination().at("file", &place));
-        }
-        let run = Run {
-            id: ulid::Ulid::new().to_string(),
-            pipeline: state.pipeline.id.clone(),
-            source: state.pipeline.source.clone(),
-        };
+        pipeline::same_destination(&state, &store, &destination.identity().await?)?;
+        let run = pipeline::begin_run(&state);
         let heads = destination.heads().await?.into_iter().collect();
         let known: Vec<(StateEntry, StreamId)> = streams
             .iter()
