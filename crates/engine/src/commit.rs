@@ -93,7 +93,7 @@ impl CommitPath {
     ) -> Result<StreamHead> {
         let path = self.clone();
         let names = names.clone();
-        let task = self.under_way.spawn(async move {
+        self.to_its_end(async move {
             let mut commit = commit;
             commit.global = path.keeper().global.clone();
             let step = Step { commits: vec![commit], release: None };
@@ -103,8 +103,8 @@ impl CommitPath {
                 path.events.event(&event);
             }
             Ok(head)
-        });
-        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
+        })
+        .await
     }
 
     /// Commits what a checkpoint of the change stream holds for each stream, then saves and releases `position`.
@@ -116,12 +116,12 @@ impl CommitPath {
         position: Position,
     ) -> Result<Vec<StreamHead>> {
         let path = self.clone();
-        let task = self.under_way.spawn(async move {
+        self.to_its_end(async move {
             let (names, mut commits): (Vec<_>, Vec<_>) = units.into_iter().unzip();
             commits.iter_mut().for_each(|commit| commit.global = Some(position.clone()));
             path.steps(Step { commits, release: Some(position) }, &names).await
-        });
-        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
+        })
+        .await
     }
 
     /// Merges some small files of a stream, where there are any to merge; `None` where there are not. Positions
@@ -136,14 +136,12 @@ impl CommitPath {
     ) -> Result<Option<StreamHead>> {
         let path = self.clone();
         let (names, target) = (names.clone(), target.clone());
-        let task = self.under_way.spawn(async move {
+        self.to_its_end(async move {
             let Some((merged, head)) = path.destination.compact(&target, request).await? else {
                 return Ok(None);
             };
             path.record(&names, &head);
-            failpoint::hit("engine-committed")?;
-            path.save(false).await?;
-            failpoint::hit("engine-state-saved")?;
+            path.settle(None, false).await?;
             path.events.event(&Event::FilesMerged {
                 stream: names.source,
                 merged: merged.merged,
@@ -152,8 +150,17 @@ impl CommitPath {
                 bytes: merged.bytes,
             });
             Ok(Some(head))
-        });
-        task.await.map_err(|error| Error::bug("a merge task ended early").source(error))?
+        })
+        .await
+    }
+
+    /// Runs what must not be left half done: on a task of its own, which goes on where this future is dropped.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = self.under_way.spawn(work);
+        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
     }
 
     /// The global position that the state was left with.
@@ -181,7 +188,7 @@ impl CommitPath {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The four steps. Every commit of Lakeward passes through here.
+    /// The four steps. What is told afterwards is the caller's.
     async fn steps(&self, step: Step, names: &[StateEntry]) -> Result<Vec<StreamHead>> {
         let mut heads = Vec::with_capacity(step.commits.len());
         let mut failed = None;
@@ -195,8 +202,17 @@ impl CommitPath {
                 Err(error) => failed = failed.or(Some(error.at("stream", &names.source))),
             }
         }
+        let now = step.release.is_some();
+        // Where one of them failed, the position that they share stays where it was.
+        let release = step.release.filter(|_| failed.is_none());
+        self.settle(release, now).await?;
+        failed.map_or(Ok(heads), Err)
+    }
+
+    /// What follows every commit at the destination: the state, saved as [`save`](Self::save) does, then the release.
+    async fn settle(&self, release: Option<Position>, now: bool) -> Result<()> {
         failpoint::hit("engine-committed")?;
-        if let (Some(position), None) = (&step.release, &failed) {
+        if let Some(position) = &release {
             let mut keeper = self.keeper();
             keeper.global = Some(position.clone());
             if let Some(global) = &mut keeper.state.global {
@@ -204,18 +220,15 @@ impl CommitPath {
             }
             keeper.dirty = true;
         }
-        self.save(step.release.is_some()).await?;
+        self.save(now).await?;
         failpoint::hit("engine-state-saved")?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if let Some(position) = &step.release
+        if let Some(position) = &release
             && let Some(log) = self.driver.as_ref().and_then(|driver| driver.change_stream())
         {
             log.release(position).await?;
             failpoint::hit("engine-released")?;
         }
-        Ok(heads)
+        Ok(())
     }
 
     /// Takes a stream's head, as the destination has it, into the state.
