@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use lakeward_testkit::churn::{Churn, TABLES};
+use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::Options;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::seed;
 use serde_json::json;
 
-use crate::followed::{Followed, events};
-use crate::on_both;
+use crate::followed::Followed;
 
 on_both!(f21_concurrent, |version| super::under_writers(version, "concurrent"));
 on_both!(f21_parallel, |version| super::under_writers(version, "parallel"));
@@ -139,7 +139,7 @@ async fn follow(version: Version) {
     run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
     let output = run.wait_timeout(Duration::from_secs(10)).await.unwrap();
     output.assert_code(130);
-    assert!(events(&output, "checkpoint").len() > 3, "{}", output.stderr);
+    assert!(output.events_of("checkpoint").len() > 3, "{}", output.stderr);
     scene.assert_same("t").await;
     // Where it stands is told, by the state and by the source.
     let status = scene.project.run(&["status", "--config", "source.json", "--output", "json"]).await.unwrap();

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
 use crate::followed::Followed;
-use crate::on_both;
 
 on_both!(f01_idle_tables_hold_nothing_back, super::idle);
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);

@@ -1,11 +1,11 @@
 //! What single changes mean, from the statement to the latest view.
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::Options;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
 use crate::followed::Followed;
-use crate::on_both;
 
 on_both!(f07_values_that_are_not_sent, super::unchanged);
 on_both!(f08_replica_identities, super::identities);

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
-use crate::on_both;
-use crate::scene::{How, Scene, events};
+use crate::scene::{How, Scene};
 
 on_both!(f55_time_outs_of_the_database_and_the_role, super::time_outs);
 on_both!(f55_the_snapshot_holder_is_ended, super::holder_ended);
@@ -40,7 +40,7 @@ async fn time_outs(version: Version) {
     let output = scene.project.sync(&["--chunk-size", "2MiB", "--max-connections", "2"]).await.unwrap();
     output.assert_ok();
     assert!(start.elapsed() > Duration::from_secs(4), "it was over too soon: {:?}", start.elapsed());
-    assert!(events(&output, "retrying").is_empty(), "a time-out ended something:\n{}", output.stderr);
+    assert!(output.events_of("retrying").is_empty(), "a time-out ended something:\n{}", output.stderr);
     for setting in &settings {
         let (setting, _) = setting.split_once(' ').unwrap();
         let name = scene.db.name();
@@ -78,11 +78,11 @@ async fn holder_ended(version: Version) {
     let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
     output.assert_ok();
     assert!(
-        !events(&output, "retrying").is_empty(),
+        !output.events_of("retrying").is_empty(),
         "the end of the session was not noticed:\n{}",
         output.stderr
     );
-    assert!(events(&output, "stream_planned").len() >= 2, "no new session was begun:\n{}", output.stderr);
+    assert!(output.events_of("stream_planned").len() >= 2, "no new session was begun:\n{}", output.stderr);
     scene.assert_exact().await;
 }
 
@@ -107,7 +107,7 @@ async fn readers_ended(version: Version) {
     let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
     ending.abort();
     output.assert_code(3);
-    assert!(events(&output, "stream_planned").len() >= 3, "no session was begun anew:\n{}", output.stderr);
+    assert!(output.events_of("stream_planned").len() >= 3, "no session was begun anew:\n{}", output.stderr);
     proxy.throttle(None);
     scene.sync(&[]).await.assert_ok();
     scene.assert_exact().await;
