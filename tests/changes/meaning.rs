@@ -18,6 +18,10 @@ on_both!(f05_what_the_log_does_not_tell_is_noticed_while_following, super::untol
 on_both!(f13_a_new_partition_without_identity_is_told, super::new_partition);
 on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory);
 on_both!(f18_generated_columns_are_followed, super::generated);
+on_both!(f18_what_the_log_has_no_value_for_is_told, super::unlogged);
+
+const CHECK: [&str; 7] =
+    ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
 
 const LARGE: &str = "CREATE FUNCTION large(seed int) RETURNS text LANGUAGE sql AS \
     $$SELECT string_agg(md5(seed::text || g), '') FROM generate_series(1, 300) g$$;";
@@ -282,8 +286,7 @@ async fn new_partition(version: Version) {
         CREATE TABLE first PARTITION OF t FOR VALUES FROM (0) TO (10); ALTER TABLE first REPLICA IDENTITY FULL; \
         INSERT INTO t VALUES (1, 1)";
     let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
-    let check = ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
-    let found = scene.project.run(&check).await.unwrap();
+    let found = scene.project.run(&CHECK).await.unwrap();
     found.assert_ok();
     assert!(found.stdout.contains("REPLICA IDENTITY FULL"), "{}", found.stdout);
     scene.sync().await;
@@ -309,4 +312,25 @@ async fn new_partition(version: Version) {
     scene.sql(&format!("{remedy} UPDATE t SET n = 2 WHERE id = 11")).await;
     scene.sync().await;
     scene.assert_same("t").await;
+}
+
+async fn unlogged(version: Version) {
+    let kind = if version == Version::Pg18 { "VIRTUAL" } else { "STORED" };
+    let sql = format!(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) {kind}); INSERT INTO t VALUES (1, 1)"
+    );
+    let scene = Followed::new(&PgServer::shared(version), &sql, &["t"]).await;
+    let said = "no value for generated columns";
+    let found = scene.project.run(&CHECK).await.unwrap();
+    found.assert_ok();
+    assert!(found.stdout.contains(said) && found.stdout.contains("twice"), "{}", found.stdout);
+    assert_eq!(scene.sync().await.stderr.matches(said).count(), 1);
+    scene.sql("UPDATE t SET a = 2").await;
+    assert!(!scene.sync().await.stderr.contains(said));
+    scene.assert_same_as("t", &Options::cdc().exclude("twice")).await;
+    // What is always null would let no change through.
+    scene.project.select("t", json!({ "filter": "twice > 0" })).unwrap();
+    let output = scene.run(&[]).await;
+    output.assert_code(2);
+    assert!(output.stderr.contains("twice"), "{}", output.stderr);
 }

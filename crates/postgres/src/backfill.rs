@@ -93,6 +93,11 @@ async fn attempt(
     };
     check_readable(&described)?;
     check_columns(stream, &described)?;
+    let unlogged = described.unlogged(stream);
+    if log.is_some() && !unlogged.is_empty() {
+        let columns = unlogged.join(", ");
+        tracing::warn!(stream = %stream.id, columns, "changes have no value for generated columns");
+    }
     copy::check_filter(&connection, stream).await?;
 
     let snapshot = Snapshot::current(&connection).await?;

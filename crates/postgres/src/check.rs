@@ -296,7 +296,7 @@ async fn selected(
         }
         stream_findings(stream, described, &role, findings);
         if stream.sync_mode.follows_log() {
-            change_findings(stream, described, connector.version().await?, findings);
+            change_findings(stream, described, findings);
         }
     }
     if findings.len() == before {
@@ -344,12 +344,7 @@ fn stream_findings(
 }
 
 /// What stands in the way of following a stream's changes.
-fn change_findings(
-    stream: &ConfiguredStream,
-    described: &Described,
-    version: u32,
-    findings: &mut Vec<Finding>,
-) {
+fn change_findings(stream: &ConfiguredStream, described: &Described, findings: &mut Vec<Finding>) {
     let subject = stream.id.to_string();
     match &described.log_key {
         Some(LogKey::Columns(_)) => {}
@@ -378,22 +373,14 @@ fn change_findings(
             "ALTER TABLE <partition> REPLICA IDENTITY FULL; in the transaction that makes or attaches it",
         ));
     }
-    if version >= GENERATED_VERSION {
-        return;
-    }
-    let generated: Vec<&str> = stream
-        .schema
-        .columns
-        .iter()
-        .filter(|column| column.generated)
-        .map(|column| column.name.as_str())
-        .collect();
-    if !generated.is_empty() {
+    let unlogged = described.unlogged(stream);
+    if !unlogged.is_empty() {
         findings.push(Finding::warning(
             &subject,
-            format!("changes have no value for generated columns ({})", generated.join(", ")),
+            format!("changes have no value for generated columns ({})", unlogged.join(", ")),
             format!(
-                "before PostgreSQL {GENERATED_VERSION} the log has none of them: name them in columns.exclude"
+                "name them in columns.exclude; before PostgreSQL {GENERATED_VERSION} the log has none, and virtual ones \
+                 never"
             ),
         ));
     }

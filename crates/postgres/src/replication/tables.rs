@@ -504,8 +504,8 @@ async fn table(
             || stream.filter.as_ref().is_some_and(|filter| filter.columns().contains(&name))
     };
     let unlogged =
-        now.columns.iter().map(|(column, _)| column).find(|column| column.generated && needed(&column.name));
-    if let Some(column) = unlogged.filter(|_| version < GENERATED_VERSION) {
+        now.columns.iter().map(|(column, _)| column).find(|column| column.unlogged && needed(&column.name));
+    if let Some(column) = unlogged {
         return Err(Error::new(
             ErrorKind::Config,
             "changes have no value for a generated column that the key or the filter needs",
@@ -513,7 +513,7 @@ async fn table(
         .at("stream", &stream.id)
         .at("column", &column.name)
         .hint(format!(
-            "PostgreSQL {GENERATED_VERSION} has it in its log; before, use full_refresh or incremental"
+            "use full_refresh or incremental; PostgreSQL {GENERATED_VERSION} has those that are stored in its log"
         )));
     }
     let mut filter_types = Vec::new();
