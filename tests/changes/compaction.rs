@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::lakeward::{Output, Running, Signal};
+use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::seed;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::followed::{Followed, events};
-use crate::on_both;
+use crate::followed::Followed;
 
 on_both!(f45_small_commits_leave_a_bounded_number_of_files, super::bounded);
 on_both!(f45_bounded_runs_merge_what_has_gathered, super::gathered);
@@ -105,7 +105,7 @@ async fn bounded(version: Version) {
     refused.assert_code(7);
     assert!(refused.stderr.contains("by itself"), "{}", refused.stderr);
     let output = run.kill9().await.unwrap();
-    let merged = events(&output, "files_merged").len();
+    let merged = output.events_of("files_merged").len();
     assert!(merged > 0, "nothing was merged:\n{}", output.stderr);
 
     if cfg!(feature = "failpoints") {
@@ -159,7 +159,7 @@ async fn bounded(version: Version) {
     assert!(after <= 6, "{after} files are left in one directory: {result}");
     let again = compact(&scene, &["public.plain"]).await;
     assert!(again.assert_ok().stdout.contains("public.plain"), "{}", again.stdout);
-    assert!(!again.stdout.contains("public.parted") && events(&again, "files_merged").is_empty());
+    assert!(!again.stdout.contains("public.parted") && again.events_of("files_merged").is_empty());
     // What follows goes on as if nothing had happened.
     scene.sql("UPDATE plain SET n = -1 WHERE id % 2 = 0; UPDATE parted SET n = -1 WHERE id % 2 = 0").await;
     scene.sync().await;

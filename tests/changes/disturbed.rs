@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use lakeward_testkit::churn::{Churn, TABLES};
 use lakeward_testkit::lakeward::Signal;
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::{rounds, seed};
@@ -12,7 +13,6 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use crate::followed::Followed;
-use crate::on_both;
 
 /// Runs of a round that are disturbed.
 const DISTURBANCES: u32 = 15;

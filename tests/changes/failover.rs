@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::{PrivateServer, Stop};
 use lakeward_testkit::server::{TestDatabase, Version};
 use serde_json::json;
 
 use crate::followed::Followed;
-use crate::on_both;
 
 on_both!(f06_a_standby_without_the_slot_stops_the_run, super::without_slot);
 

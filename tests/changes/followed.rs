@@ -80,15 +80,8 @@ impl Followed {
         self.db.value(&sql).await.unwrap()
     }
 
-    /// How far the source may forget is never further than what the saved state says is committed.
     pub async fn assert_nothing_forgotten_early(&self) {
-        let Some(confirmed) = self.slot("confirmed_flush_lsn").await else { return };
-        let state = self.project.state().unwrap();
-        let saved = state["global"]["position"]["lsn"].as_str();
-        // Only an intent is saved until the slot is made: nothing was acknowledged then.
-        let Some(saved) = saved else { return };
-        let ahead = self.value(&format!("SELECT '{confirmed}'::pg_lsn > '{saved}'::pg_lsn")).await;
-        assert_eq!(ahead, "f", "the source may forget up to {confirmed}, but only {saved} is saved");
+        self.project.assert_nothing_forgotten_early(&self.db).await;
     }
 
     /// Waits until this query says `t`, while the run goes on.
@@ -100,9 +93,4 @@ impl Followed {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-}
-
-/// What a run said of one kind, in its order.
-pub fn events<'a>(output: &'a Output, kind: &str) -> Vec<&'a Value> {
-    output.events.iter().filter(|event| event["event"] == kind).collect()
 }

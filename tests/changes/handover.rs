@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use lakeward_testkit::churn::{Churn, TABLES};
+use lakeward_testkit::on_both;
+use lakeward_testkit::reconcile::Options;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::seed;
 use serde_json::json;
 
-use crate::followed::{Followed, events};
-use crate::on_both;
+use crate::followed::Followed;
 
 on_both!(f21_concurrent, |version| super::under_writers(version, "concurrent"));
 on_both!(f21_parallel, |version| super::under_writers(version, "parallel"));
@@ -17,6 +18,7 @@ on_both!(f21_a_stream_added_later, super::added_later);
 on_both!(f02_the_slot_moves_on_during_a_backfill, super::moves_on);
 on_both!(follows_until_it_is_stopped, super::follow);
 on_both!(strict_cdc_reads_no_rows, super::strict);
+on_both!(a_stream_keeps_its_name_at_the_destination, super::renamed);
 
 async fn under_writers(version: Version, mode: &str) {
     let seed = seed();
@@ -137,7 +139,7 @@ async fn follow(version: Version) {
     run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
     let output = run.wait_timeout(Duration::from_secs(10)).await.unwrap();
     output.assert_code(130);
-    assert!(events(&output, "checkpoint").len() > 3, "{}", output.stderr);
+    assert!(output.events_of("checkpoint").len() > 3, "{}", output.stderr);
     scene.assert_same("t").await;
     // Where it stands is told, by the state and by the source.
     let status = scene.project.run(&["status", "--config", "source.json", "--output", "json"]).await.unwrap();
@@ -157,4 +159,32 @@ async fn strict(version: Version) {
     let rows: u64 =
         output.json().unwrap().as_array().unwrap().iter().map(|file| file["rows"].as_u64().unwrap()).sum();
     assert_eq!(rows, 101, "one insert, one update, 99 deletes and no row that was read");
+}
+
+async fn renamed(version: Version) {
+    let sql =
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE u (id int PRIMARY KEY)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t", "u"]).await;
+    scene.project.select("t", json!({ "destination_table": "first" })).unwrap();
+    scene.sync().await;
+    scene.project.select("t", json!({ "destination_table": "second" })).unwrap();
+    for command in ["sync", "compact"] {
+        let run = if command == "sync" {
+            scene.run(&[]).await
+        } else {
+            scene.project.run(&[command]).await.unwrap()
+        };
+        run.assert_code(2);
+        for word in ["public.t", "public.first", "public.second", "lakeward clear public.t"] {
+            assert!(run.stderr.contains(word), "{command}: {word}: {}", run.stderr);
+        }
+    }
+    scene.project.select("t", json!({ "destination_table": "first" })).unwrap();
+    scene.sync().await;
+    scene.project.run(&["clear", "public.t", "--yes"]).await.unwrap().assert_ok();
+    scene.project.select("t", json!({ "destination_table": "second" })).unwrap();
+    scene.sync().await;
+    let directory = scene.project.stream_directory("second");
+    scene.assert_same_as("t", &Options::cdc().directory(directory)).await;
+    assert!(scene.project.visible_files("first").is_empty());
 }

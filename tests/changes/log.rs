@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
 use crate::followed::Followed;
-use crate::on_both;
 
 on_both!(f01_idle_tables_hold_nothing_back, super::idle);
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
@@ -14,6 +14,8 @@ on_both!(f05_what_is_not_ours_is_not_taken, super::foreign);
 on_both!(f05_what_was_not_published_for_a_while_is_read_again, super::unpublished);
 on_both!(cleared_streams_leave_nothing_at_the_source, super::cleared);
 on_both!(a_dry_run_joins_nothing, super::dry_run);
+on_both!(somebody_else_runs_what_is_printed, super::unmanaged);
+on_both!(names_of_the_config_win_until_something_is_made, super::names);
 
 const SQL: &str = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 1000) g; CREATE TABLE u (id int PRIMARY KEY, pad text)";
 
@@ -139,4 +141,95 @@ async fn dry_run(version: Version) {
     assert_eq!(scene.slot("slot_name").await, None);
     assert_eq!(scene.value("SELECT count(*) FROM pg_publication").await, "0");
     assert!(!scene.project.file("state.json").exists());
+}
+
+async fn names(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    let slot = |name: &str| format!("{}_{name}", scene.db.name());
+    let named = |slot: &str, publication: &str| {
+        scene.source(
+            json!({ "lock_timeout": "1s", "max_retries": 0, "replication": { "slot": slot, "publication": publication } }),
+        );
+    };
+    let refused = async |what: &[&str]| {
+        let output = scene.run(&[]).await;
+        output.assert_code(2);
+        for word in what.iter().chain(&["clear --log"]) {
+            assert!(output.stderr.contains(word), "{word}: {}", output.stderr);
+        }
+    };
+    scene
+        .sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'test_decoding')", slot("theirs")))
+        .await;
+    named(&slot("theirs"), "one");
+    let output = scene.run(&[]).await;
+    output.assert_code(4);
+    assert!(output.stderr.contains("name another slot"), "{}", output.stderr);
+    drop_slot(&scene).await;
+    // Nothing was made under the first names. Under the second ones publications are, but the slot waits in vain.
+    let client = scene.db.client().await.unwrap();
+    client.batch_execute("BEGIN; CREATE TABLE unfinished ()").await.unwrap();
+    named(&slot("b"), "two");
+    scene.run(&[]).await.assert_code(3);
+    client.batch_execute("ROLLBACK").await.unwrap();
+    named(&slot("c"), "three");
+    refused(&["two", "three"]).await;
+    named(&slot("c"), "two");
+    scene.sync().await;
+    assert_eq!(scene.slot("slot_name").await, Some(slot("c")));
+    scene.assert_same("t").await;
+
+    named(&slot("d"), "two");
+    refused(&[&slot("c"), &slot("d")]).await;
+    named(&slot("c"), "four");
+    refused(&["two", "four"]).await;
+    named(&slot("c"), "two");
+    scene.sync().await;
+    scene.project.run(&["clear", "--log", "--yes"]).await.unwrap().assert_ok();
+    named(&slot("d"), "four");
+    scene.sync().await;
+    assert_eq!(scene.slot("slot_name").await, Some(slot("d")));
+    assert_eq!(
+        scene.value("SELECT string_agg(pubname, ' ' ORDER BY 1) FROM pg_publication").await,
+        "four four_insert_only"
+    );
+    scene.assert_same("t").await;
+}
+
+async fn unmanaged(version: Version) {
+    let sql = "CREATE SCHEMA \"Odd \"\"one\"\"\"; CREATE TABLE \"Odd \"\"one\"\"\".\"it's; t\" (id int PRIMARY KEY); \
+        INSERT INTO \"Odd \"\"one\"\"\".\"it's; t\" VALUES (1); \
+        CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+        CREATE TABLE leaf PARTITION OF parted FOR VALUES FROM (0) TO (100); INSERT INTO parted VALUES (2); \
+        CREATE TABLE log (n int); INSERT INTO log VALUES (3); CREATE TABLE other (id int PRIMARY KEY)";
+    let db = PgServer::shared(version).create_database("unmanaged").await.unwrap();
+    db.execute(sql).await.unwrap();
+    let slot = format!("{}_slot", db.name());
+    let source = json!({
+        "schemas": ["public", "Odd \"one\""],
+        "replication": { "manage": false, "slot": slot, "publication": "Some \"one\"" }
+    });
+    let scene = Followed::over(db, source, &["parted"]).await;
+    scene.project.select(("Odd \"one\"", "it's; t"), json!({ "sync_mode": "cdc" })).unwrap();
+    scene.project.select("log", json!({ "sync_mode": "cdc", "insert_only": true })).unwrap();
+    let check = ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
+    let found = scene.project.run(&check).await.unwrap();
+    found.assert_code(4);
+    let found = found.json().unwrap();
+    let finding = found.as_array().unwrap().iter().find(|finding| finding["severity"] == "error").unwrap();
+    let remedy = finding["remedy"].as_str().unwrap();
+    let output = scene.run(&[]).await;
+    output.assert_code(4);
+    assert!(output.events.iter().any(|event| event["hint"] == remedy), "{remedy}: {}", output.stderr);
+    // As it is printed, by a client that ends each statement with a transaction.
+    scene.db.psql(remedy).await.unwrap();
+    scene.project.run(&check).await.unwrap().assert_ok();
+    scene.sync().await;
+    scene.sql("INSERT INTO \"Odd \"\"one\"\"\".\"it's; t\" VALUES (4); UPDATE parted SET id = 5; INSERT INTO log VALUES (6)").await;
+    scene.sync().await;
+    scene.assert_same("parted").await;
+    let published =
+        "SELECT string_agg(pubname || ': ' || tablename, ', ' ORDER BY tablename) FROM pg_publication_tables";
+    let published = scene.value(published).await;
+    assert_eq!(published, "Some \"one\": it's; t, Some \"one\": leaf, Some \"one\"_insert_only: log");
 }

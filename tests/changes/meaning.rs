@@ -1,11 +1,11 @@
 //! What single changes mean, from the statement to the latest view.
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::Options;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
 use crate::followed::Followed;
-use crate::on_both;
 
 on_both!(f07_values_that_are_not_sent, super::unchanged);
 on_both!(f08_replica_identities, super::identities);
@@ -15,8 +15,13 @@ on_both!(f11_columns_come_and_go, super::columns);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f14_large_and_rolled_back_transactions, super::large);
 on_both!(f05_what_the_log_does_not_tell_is_noticed_while_following, super::untold);
+on_both!(f13_a_new_partition_without_identity_is_told, super::new_partition);
 on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory);
 on_both!(f18_generated_columns_are_followed, super::generated);
+on_both!(f18_what_the_log_has_no_value_for_is_told, super::unlogged);
+
+const CHECK: [&str; 7] =
+    ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
 
 const LARGE: &str = "CREATE FUNCTION large(seed int) RETURNS text LANGUAGE sql AS \
     $$SELECT string_agg(md5(seed::text || g), '') FROM generate_series(1, 300) g$$;";
@@ -274,4 +279,58 @@ async fn generated(version: Version) {
         Version::Pg15 => Options::cdc().exclude("twice"),
     };
     scene.assert_same_as("t", &options).await;
+}
+
+async fn new_partition(version: Version) {
+    let sql = "CREATE TABLE t (id int, n int) PARTITION BY RANGE (id); \
+        CREATE TABLE first PARTITION OF t FOR VALUES FROM (0) TO (10); ALTER TABLE first REPLICA IDENTITY FULL; \
+        INSERT INTO t VALUES (1, 1)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    let found = scene.project.run(&CHECK).await.unwrap();
+    found.assert_ok();
+    assert!(found.stdout.contains("REPLICA IDENTITY FULL"), "{}", found.stdout);
+    scene.sync().await;
+    let mut run = scene.start(&["--follow"]);
+    let reads = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active AND NOT temporary)";
+    scene.until(&mut run, reads).await;
+    scene
+        .sql("CREATE TABLE second PARTITION OF t FOR VALUES FROM (10) TO (20); INSERT INTO t VALUES (11, 1)")
+        .await;
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    let output = run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap();
+    output.assert_code(130);
+    // The server refuses the application's statement; what it is told helps.
+    assert!(scene.db.execute("UPDATE t SET n = 2 WHERE id = 11").await.is_err());
+    let remedy = "ALTER TABLE \"public\".\"second\" REPLICA IDENTITY FULL;";
+    assert_eq!(output.stderr.matches("fail at the source").count(), 1, "{}", output.stderr);
+    let plain = output.stderr.replace("\\\"", "\"");
+    assert!(plain.contains(remedy), "{}", output.stderr);
+    let refused = scene.run(&[]).await;
+    refused.assert_code(2);
+    assert!(refused.stderr.replace("\\\"", "\"").contains(remedy), "{}", refused.stderr);
+    scene.sql(&format!("{remedy} UPDATE t SET n = 2 WHERE id = 11")).await;
+    scene.sync().await;
+    scene.assert_same("t").await;
+}
+
+async fn unlogged(version: Version) {
+    let kind = if version == Version::Pg18 { "VIRTUAL" } else { "STORED" };
+    let sql = format!(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) {kind}); INSERT INTO t VALUES (1, 1)"
+    );
+    let scene = Followed::new(&PgServer::shared(version), &sql, &["t"]).await;
+    let said = "no value for generated columns";
+    let found = scene.project.run(&CHECK).await.unwrap();
+    found.assert_ok();
+    assert!(found.stdout.contains(said) && found.stdout.contains("twice"), "{}", found.stdout);
+    assert_eq!(scene.sync().await.stderr.matches(said).count(), 1);
+    scene.sql("UPDATE t SET a = 2").await;
+    assert!(!scene.sync().await.stderr.contains(said));
+    scene.assert_same_as("t", &Options::cdc().exclude("twice")).await;
+    // What is always null would let no change through.
+    scene.project.select("t", json!({ "filter": "twice > 0" })).unwrap();
+    let output = scene.run(&[]).await;
+    output.assert_code(2);
+    assert!(output.stderr.contains("twice"), "{}", output.stderr);
 }

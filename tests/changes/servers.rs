@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use lakeward_testkit::churn::{Churn, TABLES};
 use lakeward_testkit::lakeward::Signal;
+use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::{PrivateServer, Stop};
 use lakeward_testkit::server::Version;
 use lakeward_testkit::workload::{rounds, seed};
 use serde_json::json;
 
 use crate::followed::Followed;
-use crate::on_both;
 
 on_both!(f03_f51_the_server_crashes_while_it_is_followed, super::crashes);
 

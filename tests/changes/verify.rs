@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lakeward_testkit::lakeward::{Output, Signal};
+use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::{Value, json};
 
 use crate::followed::Followed;
-use crate::on_both;
 
 on_both!(verify_compares_at_one_place_of_the_log, super::at_one_place);
 on_both!(verify_names_what_differs, super::differing);

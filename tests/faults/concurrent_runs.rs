@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::lakeward::Project;
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
-use crate::on_both;
 use crate::scene::{How, LAKEWARD, Scene, assert_refused};
 
 on_both!(f48_two_runs_on_one_state, super::on_one_state);

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, TestDatabase, Version};
 use serde_json::json;
 
-use crate::on_both;
 use crate::scene::{How, LAKEWARD, Scene, TABLE, database, footer_polls};
 
 on_both!(f44_disk_full, super::disk_full);

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lakeward_testkit::lakeward::Project;
+use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::Value;
 
-use crate::on_both;
 use crate::scene::{How, LAKEWARD, Scene, TABLE};
 
 on_both!(f53_order_of_fsyncs, super::order_of_fsyncs);

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::{Workload, rounds, seed};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::on_both;
 use crate::scene::{Deletes, How, Scene, TABLE};
 
 /// Kills in a round. Only those count that met a run at work.

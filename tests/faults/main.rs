@@ -17,23 +17,3 @@ mod signals;
 mod standby;
 mod state_file;
 mod timeouts;
-
-/// A test that runs on both versions.
-macro_rules! on_both {
-    ($name:ident, $test:expr) => {
-        mod $name {
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres15() {
-                let test = $test;
-                test(lakeward_testkit::server::Version::Pg15).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres18() {
-                let test = $test;
-                test(lakeward_testkit::server::Version::Pg18).await;
-            }
-        }
-    };
-}
-pub(crate) use on_both;

@@ -1,12 +1,12 @@
 //! Resident memory stays below the limit, whatever the rows and however many readers.
 
 use lakeward_testkit::lakeward::{Output, Project};
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::reconcile::{Options, reconcile};
 use lakeward_testkit::server::{PgServer, TestDatabase, Version};
 use serde_json::json;
 
-use crate::on_both;
 use crate::scene::LAKEWARD;
 
 on_both!(f46_wide_rows_on_16_connections, super::wide_rows);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::{rounds, seed};
@@ -9,8 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::on_both;
-use crate::scene::{How, Scene, events};
+use crate::scene::{How, Scene};
 
 on_both!(f50_cut_at_random_bytes, super::cut_at_random_bytes);
 on_both!(f50_cut_for_good, super::cut_for_good);
@@ -32,7 +32,7 @@ async fn cut_at_random_bytes(version: Version) {
         let output = scene.sync(&[]).await;
         assert!(matches!(output.code, Some(0 | 3)), "seed {seed}: {:?}:\n{}", output.code, output.stderr);
         cuts += 1;
-        retried += usize::from(!events(&output, "retrying").is_empty());
+        retried += usize::from(!output.events_of("retrying").is_empty());
         // Success with fewer rows is the one thing that must not be; a failure leaves what was there whole.
         scene.assert_exact().await;
     }
@@ -79,7 +79,7 @@ async fn half_open(version: Version) {
     let start = Instant::now();
     let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
     assert!(matches!(output.code, Some(0 | 3)), "{:?}:\n{}", output.code, output.stderr);
-    assert!(!events(&output, "retrying").is_empty(), "the silence was not noticed:\n{}", output.stderr);
+    assert!(!output.events_of("retrying").is_empty(), "the silence was not noticed:\n{}", output.stderr);
     eprintln!("{}: ended with {:?} after {:?}", version.name(), output.code, start.elapsed());
     if output.code == Some(3) {
         scene.sync(&[]).await.assert_ok();

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use lakeward_testkit::lakeward::Output;
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 
-use crate::on_both;
 use crate::scene::{How, Scene, TABLE, event};
 
 const ROWS: u64 = 60_000;

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::lakeward::Running;
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
-use crate::on_both;
 use crate::scene::{How, Scene, TABLE, assert_refused, event};
 
 on_both!(f23_rewritten_while_it_is_read, super::while_it_is_read);

@@ -246,14 +246,9 @@ pub fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// What a run said of one kind, in its order.
-pub fn events<'a>(output: &'a Output, kind: &str) -> Vec<&'a Value> {
-    output.events.iter().filter(|event| event["event"] == kind).collect()
-}
-
 /// The one event of a kind.
 pub fn event<'a>(output: &'a Output, kind: &str) -> &'a Value {
-    let found = events(output, kind);
+    let found = output.events_of(kind);
     assert_eq!(found.len(), 1, "events {kind} in:\n{}", output.stderr);
     found[0]
 }

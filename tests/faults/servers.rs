@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::{PrivateServer, Stop};
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::Version;
 use serde_json::json;
 
-use crate::on_both;
-use crate::scene::{How, Scene, events};
+use crate::scene::{How, Scene};
 
 on_both!(f51_server_restarted_mid_run, super::restarted);
 
@@ -28,9 +28,9 @@ async fn restarted(version: Version) {
         let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
         assert!(matches!(output.code, Some(0 | 3)), "{:?}\n{}", output.code, output.stderr);
         if output.code == Some(0) {
-            assert!(!events(&output, "retrying").is_empty(), "the restart was not noticed");
+            assert!(!output.events_of("retrying").is_empty(), "the restart was not noticed");
             // A new snapshot, and what was committed before stands in it.
-            let planned = events(&output, "stream_planned");
+            let planned = output.events_of("stream_planned");
             let kept = planned.last().unwrap()["chunks_kept"].as_u64().unwrap();
             assert!(kept >= before as u64, "{kept} chunks kept, {before} were committed");
         } else {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::lakeward::Signal;
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::{Workload, rounds, seed};
@@ -10,7 +11,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::on_both;
 use crate::scene::{Deletes, How, Scene, TABLE};
 
 on_both!(f51_stopped_at_random_moments, super::at_random_moments);

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::PrivateServer;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{TestDatabase, Version};
 use serde_json::json;
 
-use crate::on_both;
-use crate::scene::{How, Scene, TABLE, database, events};
+use crate::scene::{How, Scene, TABLE, database};
 
 on_both!(f24_read_from_a_hot_standby, super::hot_standby);
 
@@ -55,7 +55,7 @@ async fn hot_standby(version: Version) {
     let conflicts = replica
         .value("SELECT confl_snapshot FROM pg_stat_database_conflicts WHERE datname = current_database()");
     assert_ne!(conflicts.await.unwrap().as_deref(), Some("0"), "recovery was in nobody's way");
-    assert!(!events(&output, "retrying").is_empty(), "the conflict was not noticed:\n{}", output.stderr);
+    assert!(!output.events_of("retrying").is_empty(), "the conflict was not noticed:\n{}", output.stderr);
     scene.assert_exact().await;
 
     // Killed, changed and resumed there.

@@ -3,10 +3,10 @@
 use std::fs;
 
 use lakeward_testkit::lakeward::Output;
+use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::{Value, json};
 
-use crate::on_both;
 use crate::scene::{How, Scene, TABLE, assert_refused, event};
 
 on_both!(f47_torn_state, super::torn);

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use lakeward_testkit::on_both;
 use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
-use crate::on_both;
-use crate::scene::{How, Scene, events};
+use crate::scene::{How, Scene};
 
 on_both!(f55_time_outs_of_the_database_and_the_role, super::time_outs);
 on_both!(f55_the_snapshot_holder_is_ended, super::holder_ended);
+on_both!(f55_readers_that_are_always_ended_are_given_up, super::readers_ended);
 
 async fn time_outs(version: Version) {
     let server = PgServer::shared(version);
@@ -39,7 +40,7 @@ async fn time_outs(version: Version) {
     let output = scene.project.sync(&["--chunk-size", "2MiB", "--max-connections", "2"]).await.unwrap();
     output.assert_ok();
     assert!(start.elapsed() > Duration::from_secs(4), "it was over too soon: {:?}", start.elapsed());
-    assert!(events(&output, "retrying").is_empty(), "a time-out ended something:\n{}", output.stderr);
+    assert!(output.events_of("retrying").is_empty(), "a time-out ended something:\n{}", output.stderr);
     for setting in &settings {
         let (setting, _) = setting.split_once(' ').unwrap();
         let name = scene.db.name();
@@ -77,10 +78,37 @@ async fn holder_ended(version: Version) {
     let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
     output.assert_ok();
     assert!(
-        !events(&output, "retrying").is_empty(),
+        !output.events_of("retrying").is_empty(),
         "the end of the session was not noticed:\n{}",
         output.stderr
     );
-    assert!(events(&output, "stream_planned").len() >= 2, "no new session was begun:\n{}", output.stderr);
+    assert!(output.events_of("stream_planned").len() >= 2, "no new session was begun:\n{}", output.stderr);
+    scene.assert_exact().await;
+}
+
+/// Every attempt begins a generation, or resumes it, and commits that: none of it is progress.
+async fn readers_ended(version: Version) {
+    let server = PgServer::shared(version);
+    let scene = Scene::new(&server, 20_000, How::FullRefresh).await;
+    // Chunks so large that no buffer on the way holds one.
+    scene.db.psql("UPDATE busy SET note = repeat('x', 1500); VACUUM FULL busy").await.unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    proxy.throttle(Some(1 << 20));
+    scene.source(json!({ "port": proxy.port(), "max_retries": 2 }));
+    let administrator = scene.db.client().await.unwrap();
+    let ending = tokio::spawn(async move {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE datname = current_database() AND query LIKE 'COPY %' AND state = 'active'";
+        while administrator.batch_execute(sql).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let run = scene.project.spawn_sync(&["--chunk-size", "16MiB", "--max-connections", "1"]).unwrap();
+    let output = run.wait_timeout(Duration::from_secs(90)).await.unwrap();
+    ending.abort();
+    output.assert_code(3);
+    assert!(output.events_of("stream_planned").len() >= 3, "no session was begun anew:\n{}", output.stderr);
+    proxy.throttle(None);
+    scene.sync(&[]).await.assert_ok();
     scene.assert_exact().await;
 }

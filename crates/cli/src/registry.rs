@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lakeward_core::{Destination, DriverInterface, Error, ErrorKind, Result};
+use lakeward_core::{Destination, DriverInterface, Error, ErrorKind, Result, nearest};
 use serde_json::Value;
 
 /// A connector: what a config's `type` calls it, its config's JSON Schema, and how it is built.
@@ -108,16 +108,6 @@ fn unknown(role: &str, kind: &str, known: &[&str]) -> Error {
             None => format!("this build knows: {list}"),
         },
     )
-}
-
-/// The known name that a mistyped one most likely meant.
-pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    const ALIKE: f64 = 0.8;
-    known
-        .map(|candidate| (strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .filter(|(similarity, _)| *similarity > ALIKE)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

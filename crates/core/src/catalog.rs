@@ -335,16 +335,8 @@ mod tests {
                 columns: columns
                     .iter()
                     .map(|name| Column {
-                        name: (*name).to_owned(),
-                        identity: (*name).to_owned(),
-                        column_type: ColumnType::Int64,
                         source_type: "bigint".to_owned(),
-                        nullable: true,
-                        generated: false,
-                        existing_default: false,
-                        unique: false,
-                        comment: None,
-                        suggested_type: None,
+                        ..Column::new(*name, ColumnType::Int64)
                     })
                     .collect(),
             },

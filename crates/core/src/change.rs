@@ -160,8 +160,12 @@ pub trait CdcDriver: Send + Sync {
     fn scope(&self) -> ChangeScope;
 
     /// What [`pre_cdc`](Self::pre_cdc) is going to make at the source. It is saved first, so that what a crash
-    /// leaves behind is known to be ours. Asks nobody.
-    fn intent(&self, pipeline: &str) -> Position;
+    /// leaves behind is known to be ours. `saved` is what the state has: another intent gives way while nothing is
+    /// made under it, and what rests on something that is made is returned as it is.
+    ///
+    /// # Errors
+    /// `Config` where the config asks for other names than those under which something is made.
+    async fn intent(&self, pipeline: &str, saved: Option<&Position>) -> Result<Position>;
 
     /// Makes the log followable (slot, publication) and lets go of streams that are no longer wanted. `saved` is
     /// the position of the state, or an intent. What a saved intent names is dropped and made again.

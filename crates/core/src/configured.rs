@@ -238,7 +238,7 @@ impl ConfiguredStream {
             })
         };
         let sync_mode = selection.sync_mode.or_else(|| stream.sync_modes.first().copied());
-        let wants_log = matches!(sync_mode, Some(SyncMode::Cdc | SyncMode::StrictCdc));
+        let wants_log = sync_mode.is_some_and(SyncMode::follows_log);
         let inserts_only = stream.inserts_only.as_ref().filter(|_| wants_log);
         if let Some(unfit) = inserts_only
             && !selection.insert_only
@@ -311,8 +311,8 @@ impl ConfiguredStream {
             })
         };
 
-        let (key, what) = match (sync_mode, &stream.log_key) {
-            (SyncMode::Cdc | SyncMode::StrictCdc, Some(key)) => (key, "the replica identity"),
+        let (key, what) = match &stream.log_key {
+            Some(key) if sync_mode.follows_log() => (key, "the replica identity"),
             // A stream whose changes cannot be followed does not offer these modes.
             _ => (&stream.primary_key, "the primary key"),
         };

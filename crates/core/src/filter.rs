@@ -334,24 +334,12 @@ mod tests {
     use crate::Column;
 
     fn schema() -> Schema {
-        let column = |name: &str, column_type| Column {
-            name: name.to_owned(),
-            identity: name.to_owned(),
-            column_type,
-            source_type: String::new(),
-            nullable: true,
-            generated: false,
-            existing_default: false,
-            unique: false,
-            comment: None,
-            suggested_type: None,
-        };
         Schema {
             columns: vec![
-                column("id", ColumnType::Int64),
-                column("region", ColumnType::Text),
-                column("created_at", ColumnType::TimestampTz),
-                column("Open", ColumnType::Boolean),
+                Column::new("id", ColumnType::Int64),
+                Column::new("region", ColumnType::Text),
+                Column::new("created_at", ColumnType::TimestampTz),
+                Column::new("Open", ColumnType::Boolean),
             ],
         }
     }

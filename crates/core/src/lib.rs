@@ -39,7 +39,7 @@ pub use commit::{
     CursorState, DefinedColumn, Definition, FileKind, Meaning, OpenGeneration, OpenStep, Progress,
     StreamCommit, StreamHead, SwapStep, WindowRef, WrittenFile,
 };
-pub use config::{Secret, parse_config};
+pub use config::{Secret, nearest, parse_config};
 pub use configured::{
     ConfiguredStream, Cursor, Lookback, NullCursor, OnBadValue, OnPartitionChange, OnSchemaChange,
     PartitionField, PartitionTransform,

@@ -215,6 +215,25 @@ pub struct Column {
     pub suggested_type: Option<ColumnType>,
 }
 
+impl Column {
+    /// A nullable column of which no more is known, identified by its name.
+    pub fn new(name: impl Into<String>, column_type: ColumnType) -> Self {
+        let name = name.into();
+        Self {
+            identity: name.clone(),
+            name,
+            column_type,
+            source_type: String::new(),
+            nullable: true,
+            generated: false,
+            existing_default: false,
+            unique: false,
+            comment: None,
+            suggested_type: None,
+        }
+    }
+}
+
 /// The columns of a stream, in order. Names are distinct.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Schema {

@@ -54,6 +54,14 @@ impl SyncMode {
             Self::StrictCdc => "strict_cdc",
         }
     }
+
+    /// Whether it follows the source's log.
+    pub fn follows_log(self) -> bool {
+        match self {
+            Self::FullRefresh | Self::Incremental => false,
+            Self::Cdc | Self::StrictCdc => true,
+        }
+    }
 }
 
 impl fmt::Display for SyncMode {

@@ -12,7 +12,7 @@ use lakeward_core::{
 use lakeward_state::{State, StateStore};
 use tokio::sync::Semaphore;
 
-use crate::change_stream::{LogRun, follows_log};
+use crate::change_stream::LogRun;
 use crate::commit::CommitPath;
 use crate::events::{Event, EventSink, Summary};
 use crate::options::Options;
@@ -113,7 +113,7 @@ impl AbstractDriver {
                 "name streams under selected_streams in streams.json; `lakeward discover` writes the file",
             ));
         }
-        if self.options.follow && !streams.iter().any(|(stream, _)| follows_log(stream.sync_mode)) {
+        if self.options.follow && !streams.iter().any(|(stream, _)| stream.sync_mode.follows_log()) {
             return Err(Error::new(ErrorKind::Config, "no selected stream has a log that could be followed")
                 .hint("leave --follow out, and run sync as often as rows are to arrive"));
         }
@@ -139,7 +139,7 @@ impl AbstractDriver {
             destination: self.destination.clone(),
             commits: commits.clone(),
             events: self.events.clone(),
-            commits_found: heads.into_iter().map(|(target, head)| (target, head.commit)).collect(),
+            heads_found: Arc::new(heads.into_iter().collect()),
             options: self.options.clone(),
             run,
             // One more than there are readers: a unit is finished and committed while the next one is read.
@@ -149,7 +149,7 @@ impl AbstractDriver {
             reader_count: readers,
         });
         let (followers, others): (Vec<_>, Vec<_>) =
-            streams.into_iter().partition(|(stream, _)| follows_log(stream.sync_mode));
+            streams.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
         let alone = others.into_iter().map(|(stream, offered)| {
             let id = stream.id.clone();
             let run = StreamRun::new(context.clone(), stream, offered.estimated_rows);
@@ -208,10 +208,8 @@ impl AbstractDriver {
     /// the source may forget it too. Says what was kept at the source and why, a line each.
     pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<Vec<String>> {
         let mut state = self.store.load()?;
-        if let Some(state) = &state
-            && state.pipeline.destination != self.destination.identity().await?
-        {
-            return Err(pipeline::of_another_destination().at("file", self.store.path().display()));
+        if let Some(state) = &state {
+            pipeline::same_destination(state, &self.store, &self.destination.identity().await?)?;
         }
         for (source, target) in streams {
             self.destination.clear(target).await.map_err(|error| error.at("stream", source))?;
@@ -221,7 +219,7 @@ impl AbstractDriver {
                 self.store.save(state)?;
             }
         }
-        let followed = |state: &State| state.streams.values().any(|stream| follows_log(stream.sync_mode));
+        let followed = |state: &State| state.streams.values().any(|stream| stream.sync_mode.follows_log());
         match state {
             Some(state) if state.global.is_some() && !followed(&state) => self.clear_log().await,
             _ => Ok(Vec::new()),

@@ -26,17 +26,11 @@ const READ_WHILE_LOG_RESTS: u64 = 8 << 20;
 impl StreamRun {
     /// Reads the whole stream into a generation and shows it, under as many sessions as it takes.
     pub(crate) async fn backfill(&self) -> Result<()> {
-        let events = self.context.events.clone();
-        let mut backoff = Backoff::new(
-            &self.stream.id,
-            events.as_ref(),
-            &self.context.options.cancel,
-            self.context.driver.max_retries(),
-        );
+        let mut backoff = self.backoff();
         loop {
-            let committed = self.head().commit;
+            let before = self.progress();
             let outcome = self.backfill_in_one_session().await;
-            if self.head().commit > committed {
+            if self.progress() > before {
                 backoff.reset();
             }
             match outcome {
@@ -300,9 +294,8 @@ impl StreamRun {
         keep_empty: bool,
         stop: &CancellationToken,
     ) -> Result<Copied> {
-        let events = self.context.events.clone();
         let retries = CHUNK_RETRIES.min(self.context.driver.max_retries());
-        let mut backoff = Backoff::new(&self.stream.id, events.as_ref(), stop, retries);
+        let mut backoff = Backoff::new(&self.stream.id, self.context.events.as_ref(), stop, retries);
         loop {
             match self.read_chunk_once(chunk, session, generation, keep_empty, stop).await {
                 Ok(copied) => return Ok(copied),

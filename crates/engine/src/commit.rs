@@ -6,6 +6,7 @@
 //!
 //! in this order, whatever is committed. A crash between two steps only repeats work.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -92,7 +93,7 @@ impl CommitPath {
     ) -> Result<StreamHead> {
         let path = self.clone();
         let names = names.clone();
-        let task = self.under_way.spawn(async move {
+        self.to_its_end(async move {
             let mut commit = commit;
             commit.global = path.keeper().global.clone();
             let step = Step { commits: vec![commit], release: None };
@@ -102,8 +103,8 @@ impl CommitPath {
                 path.events.event(&event);
             }
             Ok(head)
-        });
-        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
+        })
+        .await
     }
 
     /// Commits what a checkpoint of the change stream holds for each stream, then saves and releases `position`.
@@ -115,12 +116,12 @@ impl CommitPath {
         position: Position,
     ) -> Result<Vec<StreamHead>> {
         let path = self.clone();
-        let task = self.under_way.spawn(async move {
+        self.to_its_end(async move {
             let (names, mut commits): (Vec<_>, Vec<_>) = units.into_iter().unzip();
             commits.iter_mut().for_each(|commit| commit.global = Some(position.clone()));
             path.steps(Step { commits, release: Some(position) }, &names).await
-        });
-        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
+        })
+        .await
     }
 
     /// Merges some small files of a stream, where there are any to merge; `None` where there are not. Positions
@@ -135,14 +136,12 @@ impl CommitPath {
     ) -> Result<Option<StreamHead>> {
         let path = self.clone();
         let (names, target) = (names.clone(), target.clone());
-        let task = self.under_way.spawn(async move {
+        self.to_its_end(async move {
             let Some((merged, head)) = path.destination.compact(&target, request).await? else {
                 return Ok(None);
             };
             path.record(&names, &head);
-            failpoint::hit("engine-committed")?;
-            path.save(false).await?;
-            failpoint::hit("engine-state-saved")?;
+            path.settle(None, false).await?;
             path.events.event(&Event::FilesMerged {
                 stream: names.source,
                 merged: merged.merged,
@@ -151,8 +150,17 @@ impl CommitPath {
                 bytes: merged.bytes,
             });
             Ok(Some(head))
-        });
-        task.await.map_err(|error| Error::bug("a merge task ended early").source(error))?
+        })
+        .await
+    }
+
+    /// Runs what must not be left half done: on a task of its own, which goes on where this future is dropped.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = self.under_way.spawn(work);
+        task.await.map_err(|error| Error::bug("a commit task ended early").source(error))?
     }
 
     /// The global position that the state was left with.
@@ -180,7 +188,7 @@ impl CommitPath {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The four steps. Every commit of Lakeward passes through here.
+    /// The four steps. What is told afterwards is the caller's.
     async fn steps(&self, step: Step, names: &[StateEntry]) -> Result<Vec<StreamHead>> {
         let mut heads = Vec::with_capacity(step.commits.len());
         let mut failed = None;
@@ -194,8 +202,17 @@ impl CommitPath {
                 Err(error) => failed = failed.or(Some(error.at("stream", &names.source))),
             }
         }
+        let now = step.release.is_some();
+        // Where one of them failed, the position that they share stays where it was.
+        let release = step.release.filter(|_| failed.is_none());
+        self.settle(release, now).await?;
+        failed.map_or(Ok(heads), Err)
+    }
+
+    /// What follows every commit at the destination: the state, saved as [`save`](Self::save) does, then the release.
+    async fn settle(&self, release: Option<Position>, now: bool) -> Result<()> {
         failpoint::hit("engine-committed")?;
-        if let (Some(position), None) = (&step.release, &failed) {
+        if let Some(position) = &release {
             let mut keeper = self.keeper();
             keeper.global = Some(position.clone());
             if let Some(global) = &mut keeper.state.global {
@@ -203,18 +220,15 @@ impl CommitPath {
             }
             keeper.dirty = true;
         }
-        self.save(step.release.is_some()).await?;
+        self.save(now).await?;
         failpoint::hit("engine-state-saved")?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if let Some(position) = &step.release
+        if let Some(position) = &release
             && let Some(log) = self.driver.as_ref().and_then(|driver| driver.change_stream())
         {
             log.release(position).await?;
             failpoint::hit("engine-released")?;
         }
-        Ok(heads)
+        Ok(())
     }
 
     /// Takes a stream's head, as the destination has it, into the state.
@@ -260,11 +274,35 @@ impl CommitPath {
     /// Whether the destination has all commits that the state knows of a stream.
     ///
     /// # Errors
-    /// `State` where some are missing.
-    pub(crate) fn refuse_missing_commits(&self, source: &StreamId, found: u64) -> Result<()> {
+    /// `Config` where they are there under another name, `State` where some are missing.
+    pub(crate) fn refuse_missing_commits(
+        &self,
+        source: &StreamId,
+        target: &StreamId,
+        heads: &BTreeMap<StreamId, StreamHead>,
+    ) -> Result<()> {
         let known = self.keeper().state.streams.get(source).map_or(0, |stream| stream.commit);
+        let found = heads.get(target).map_or(0, |head| head.commit);
         if known <= found {
             return Ok(());
+        }
+        let is_it = |head: &StreamHead| {
+            let definition = head.definition.as_ref();
+            head.commit >= known
+                && definition.is_some_and(|known| known.source_stream == [&*source.namespace, &*source.name])
+        };
+        if let Some((before, _)) = heads.iter().find(|(_, head)| is_it(head)) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a stream keeps its name at the destination once it has begun there",
+            )
+            .at("name there", before)
+            .at("in streams.json", target)
+            .hint(format!(
+                "set destination_table back to {:?}; to read the stream anew under another name, remove it with \
+                 `lakeward clear {source}` before you change the name",
+                before.name
+            )));
         }
         Err(Error::new(ErrorKind::State, "the destination is behind the state: commits are missing")
             .at("state's last commit", known)

@@ -53,27 +53,19 @@ impl crate::AbstractDriver {
         options: &Options,
         events: Arc<dyn EventSink>,
     ) -> Result<Compaction> {
-        let place = store.path().display().to_string();
         let state = store.load()?.ok_or_else(|| {
             Error::new(ErrorKind::State, "there is no state, so nothing says whose files these are")
-                .at("file", &place)
+                .at("file", store.path().display())
                 .hint("--state names another file; the first `lakeward sync` makes it, `lakeward state rebuild` makes it anew")
         })?;
-        if state.pipeline.destination != destination.identity().await? {
-            return Err(pipeline::of_another_destination().at("file", &place));
-        }
-        let run = Run {
-            id: ulid::Ulid::new().to_string(),
-            pipeline: state.pipeline.id.clone(),
-            source: state.pipeline.source.clone(),
-        };
-        let heads = destination.heads().await?;
-        let known: Vec<(StateEntry, StreamId, u64)> = streams
+        pipeline::same_destination(&state, &store, &destination.identity().await?)?;
+        let run = pipeline::begin_run(&state);
+        let heads = destination.heads().await?.into_iter().collect();
+        let known: Vec<(StateEntry, StreamId)> = streams
             .iter()
             .filter_map(|(source, target)| {
                 let sync_mode = state.streams.get(source)?.sync_mode;
-                let found = heads.iter().find(|(id, _)| id == target).map_or(0, |(_, head)| head.commit);
-                Some((StateEntry { source: source.clone(), sync_mode }, target.clone(), found))
+                Some((StateEntry { source: source.clone(), sync_mode }, target.clone()))
             })
             .collect();
         let commits = Arc::new(CommitPath::new(destination.clone(), None, Arc::new(store), state, events));
@@ -83,11 +75,13 @@ impl crate::AbstractDriver {
             cancel: options.cancel.clone(),
         };
         let mut compaction = Compaction::default();
-        for (entry, target, found) in known {
+        for (entry, target) in known {
             if options.cancel.is_cancelled() {
                 break;
             }
-            commits.refuse_missing_commits(&entry.source, found)?;
+            commits
+                .refuse_missing_commits(&entry.source, &target, &heads)
+                .map_err(|error| error.at("stream", &entry.source))?;
             match compact_stream(&destination, &commits, &run, &entry, &target, &request).await {
                 Ok(stream) => compaction.streams.push(stream),
                 Err(error) => compaction.failures.push((entry.source, error)),

@@ -1,8 +1,6 @@
 //! What becomes of a stream's newest generation when its definition is no longer the same.
 
-use lakeward_core::{
-    Column, ColumnType, ConfiguredStream, Definition, Error, ErrorKind, OnSchemaChange, Result, Schema,
-};
+use lakeward_core::{Column, ConfiguredStream, Definition, Error, ErrorKind, OnSchemaChange, Result, Schema};
 
 /// The answer.
 #[derive(Debug, PartialEq)]
@@ -22,17 +20,10 @@ pub(crate) fn with_retired_columns(
 ) -> Result<ConfiguredStream> {
     let mut columns = Vec::new();
     for column in before.columns.iter().filter(|column| stream.schema.column(&column.name).is_none()) {
+        let column_type = column.column_type.parse()?;
         columns.push(Column {
-            name: column.name.clone(),
             identity: column.identity.clone(),
-            column_type: column.column_type.parse::<ColumnType>()?,
-            source_type: String::new(),
-            nullable: true,
-            generated: false,
-            existing_default: false,
-            unique: false,
-            comment: None,
-            suggested_type: None,
+            ..Column::new(column.name.as_str(), column_type)
         });
     }
     Ok(ConfiguredStream { retired: Schema { columns }, ..stream.clone() })

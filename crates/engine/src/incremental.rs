@@ -12,7 +12,6 @@ use lakeward_core::{
 
 use crate::events::Event;
 use crate::evolution::{Evolution, evolution, with_retired_columns};
-use crate::retry::Backoff;
 use crate::stream_run::StreamRun;
 use crate::window::{Window, row_hashes};
 
@@ -31,13 +30,7 @@ impl StreamRun {
         if head.open.is_some() || head.visible.is_none() {
             return self.backfill().await;
         }
-        let events = self.context.events.clone();
-        let mut backoff = Backoff::new(
-            &self.stream.id,
-            events.as_ref(),
-            &self.context.options.cancel,
-            self.context.driver.max_retries(),
-        );
+        let mut backoff = self.backoff();
         loop {
             match self.pass_in_one_session().await {
                 Ok(PassEnd::Done) => return Ok(()),

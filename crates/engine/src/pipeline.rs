@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use lakeward_core::{
-    Destination, DriverInterface, Error, ErrorKind, Pipeline, Result, Run, SourceIdentity, StreamId,
+    Destination, DestinationIdentity, DriverInterface, Error, ErrorKind, Pipeline, Result, Run,
+    SourceIdentity, StreamId,
 };
 use lakeward_state::{State, StateStore};
 
@@ -24,11 +25,9 @@ pub(crate) async fn join(
     let identity = destination.identity().await?;
     let state = match store.load()? {
         Some(state) => {
-            let place = store.path().display().to_string();
-            same_source(&state.pipeline.source, &source).map_err(|error| error.at("file", &place))?;
-            if state.pipeline.destination != identity {
-                return Err(of_another_destination().at("file", &place));
-            }
+            same_source(&state.pipeline.source, &source)
+                .map_err(|error| error.at("file", store.path().display()))?;
+            same_destination(&state, store, &identity)?;
             state
         }
         None => {
@@ -39,20 +38,34 @@ pub(crate) async fn join(
             state
         }
     };
-    let run = Run {
-        id: ulid::Ulid::new().to_string(),
-        pipeline: state.pipeline.id.clone(),
-        source: state.pipeline.source.clone(),
-    };
+    let run = begin_run(&state);
     Ok((state, run))
 }
 
-/// Whoever acts on a state and a destination that do not belong together loses one of them.
-pub(crate) fn of_another_destination() -> Error {
-    Error::new(ErrorKind::State, "the state belongs to another destination").hint(
-        "use the destination it was made with, or another --state; where that destination is gone for good, \
-         remove the state file to begin anew",
-    )
+/// A new run of the state's pipeline.
+pub(crate) fn begin_run(state: &State) -> Run {
+    let Pipeline { id, source, .. } = state.pipeline.clone();
+    Run { id: ulid::Ulid::new().to_string(), pipeline: id, source }
+}
+
+/// Whether the state knows this destination: whoever acts on two that do not belong together loses one of them.
+///
+/// # Errors
+/// `State`, naming the state's file.
+pub(crate) fn same_destination(
+    state: &State,
+    store: &StateStore,
+    identity: &DestinationIdentity,
+) -> Result<()> {
+    if state.pipeline.destination == *identity {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::State, "the state belongs to another destination")
+        .hint(
+            "use the destination it was made with, or another --state; where that destination is gone for good, \
+             remove the state file to begin anew",
+        )
+        .at("file", store.path().display()))
 }
 
 /// Whether the state knows this source.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use lakeward_core::{
     CdcDriver, Destination, DriverInterface, Error, ErrorKind, Position, Result, StreamHead, StreamId,
-    SyncMode,
 };
 use lakeward_state::{State, StateStore};
 
@@ -86,8 +85,7 @@ impl crate::AbstractDriver {
 }
 
 fn follows(head: &StreamHead) -> bool {
-    let mode = head.definition.as_ref().map(|definition| definition.sync_mode);
-    matches!(mode, Some(SyncMode::Cdc | SyncMode::StrictCdc))
+    head.definition.as_ref().is_some_and(|definition| definition.sync_mode.follows_log())
 }
 
 /// The one behind all others; the first of those that cannot be told apart.

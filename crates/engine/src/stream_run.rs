@@ -17,6 +17,7 @@ use crate::commit::{CommitPath, StateEntry};
 use crate::events::{Event, EventSink, StreamSummary};
 use crate::evolution::{evolution, with_retired_columns};
 use crate::options::Options;
+use crate::retry::Backoff;
 use crate::writer_pool::{PooledWriter, WriterPool};
 
 /// What all streams of a run share.
@@ -26,8 +27,8 @@ pub(crate) struct RunContext {
     pub(crate) destination: Arc<dyn Destination>,
     pub(crate) commits: Arc<CommitPath>,
     pub(crate) events: Arc<dyn EventSink>,
-    /// By its name at the destination, each stream's last commit when the run began.
-    pub(crate) commits_found: BTreeMap<StreamId, u64>,
+    /// By its name at the destination, how each stream stood when the run began.
+    pub(crate) heads_found: Arc<BTreeMap<StreamId, StreamHead>>,
     pub(crate) options: Options,
     pub(crate) run: Run,
     pub(crate) pool: WriterPool,
@@ -56,6 +57,7 @@ impl RunContext {
 /// What a run did for a stream so far.
 #[derive(Default)]
 struct Tally {
+    units: u64,
     rows: u64,
     bytes: u64,
     files: u64,
@@ -122,11 +124,17 @@ impl StreamRun {
         }
     }
 
+    /// Counts attempts at the stream.
+    pub(crate) fn backoff(&self) -> Backoff<'_> {
+        let RunContext { events, options, driver, .. } = self.context.as_ref();
+        Backoff::new(&self.stream.id, events.as_ref(), &options.cancel, driver.max_retries())
+    }
+
     /// Takes the stream over at the destination.
     pub(crate) async fn take_over(&self) -> Result<()> {
         // Before the claim, which would take the number of a missing commit.
-        let found = self.context.commits_found.get(&self.stream.target).copied().unwrap_or(0);
-        self.context.commits.refuse_missing_commits(&self.stream.id, found)?;
+        let heads = &self.context.heads_found;
+        self.context.commits.refuse_missing_commits(&self.stream.id, &self.stream.target, heads)?;
         let head = self.context.destination.prepare(&self.stream.target, &self.context.run).await?;
         if head.commit > 0 {
             self.context.commits.record(&self.entry, &head);
@@ -237,10 +245,17 @@ impl StreamRun {
     /// Adds what was committed to the summary.
     pub(crate) fn count(&self, copied: &Copied) {
         let mut tally = self.tally();
+        tally.units += 1;
         tally.rows += copied.rows;
         tally.files += copied.files.len() as u64;
         tally.bytes += copied.files.iter().map(|file| file.bytes).sum::<u64>();
         tally.bad_values.merge(&copied.bad_values);
+    }
+
+    /// Units with what was read in them that this run has committed. Whoever begins again and again makes commits,
+    /// but no progress.
+    pub(crate) fn progress(&self) -> u64 {
+        self.tally().units
     }
 
     /// One more step was tried again.

@@ -21,7 +21,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
-use support::{column, destination, run, stream_of, unit};
+use support::{destination, run, stream_of, unit};
 
 const ROWS: i64 = 1_000_000;
 const BATCH: i64 = 32_768;
@@ -38,16 +38,16 @@ impl Random {
 }
 
 fn columns() -> Vec<Column> {
-    let int = |name: &str| column(name, ColumnType::Int32);
-    let text = |name: &str| column(name, ColumnType::Text);
-    let time = |name: &str| column(name, ColumnType::Timestamp);
+    let int = |name: &str| Column::new(name, ColumnType::Int32);
+    let text = |name: &str| Column::new(name, ColumnType::Text);
+    let time = |name: &str| Column::new(name, ColumnType::Timestamp);
     let mut columns = vec![
-        column("id", ColumnType::Int64),
+        Column::new("id", ColumnType::Int64),
         int("cab_type_id"),
         int("vendor_id"),
         time("pickup_datetime"),
         time("dropoff_datetime"),
-        column("store_and_fwd_flag", ColumnType::Boolean),
+        Column::new("store_and_fwd_flag", ColumnType::Boolean),
         int("rate_code_id"),
         text("pickup_longitude"),
         text("pickup_latitude"),

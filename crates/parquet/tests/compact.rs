@@ -164,7 +164,11 @@ async fn change(
 }
 
 fn several_types() -> Vec<Column> {
-    vec![column("id", ColumnType::Int64), column("text", ColumnType::Text), column("doc", ColumnType::Json)]
+    vec![
+        Column::new("id", ColumnType::Int64),
+        Column::new("text", ColumnType::Text),
+        Column::new("doc", ColumnType::Json),
+    ]
 }
 
 async fn merge_all(lake: &ParquetDestination, eagerness: Eagerness) -> Result<usize> {
@@ -287,7 +291,7 @@ async fn values_of_every_type_are_the_same_to_the_bit() -> Result<()> {
     let columns: Vec<Column> = types
         .split_whitespace()
         .enumerate()
-        .map(|(n, text)| column(&format!("c{n}"), text.parse().unwrap()))
+        .map(|(n, text)| Column::new(format!("c{n}"), text.parse().unwrap()))
         .collect();
     let dir = tempfile::tempdir().unwrap();
     let lake = destination(dir.path());
@@ -414,7 +418,7 @@ async fn columns_that_came_later_are_null_before() -> Result<()> {
     first_rows(&lake, &first).await?;
     change(&lake, &first, 1, 2, 9).await?;
     let mut wider = several_types();
-    wider.insert(1, column("added", ColumnType::Int64));
+    wider.insert(1, Column::new("added", ColumnType::Int64));
     let second = stream_of(&id(), wider.clone(), &[]);
     let mut widen = commit(&second, 1, "widen");
     widen.open = Some(lakeward_core::OpenStep { backfill: false, plan: Vec::new(), ..open(&second, 0, "s") });

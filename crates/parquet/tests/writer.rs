@@ -57,7 +57,7 @@ fn all_types() -> Vec<Column> {
         ("list", ColumnType::List(Box::new(ColumnType::Int32))),
     ]
     .into_iter()
-    .map(|(name, kind)| column(name, kind))
+    .map(|(name, kind)| Column::new(name, kind))
     .collect()
 }
 
@@ -155,7 +155,7 @@ async fn every_type_and_a_column_that_came_later() -> Result<()> {
     commit_one(&lake, first).await?;
 
     let mut wider = columns.clone();
-    wider.push(column("added", ColumnType::Text));
+    wider.push(Column::new("added", ColumnType::Text));
     let stream = stream_of(&id(), wider.clone(), &["month(instant)"]);
     let mut second = commit(&stream, 1, "cdc");
     let mut writer = lake.writer(unit(&stream, 1, "cdc")).await?;
@@ -271,7 +271,7 @@ async fn files_are_closed_at_their_size() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
     let config = json!({"type": "parquet", "path": dir.path(), "target_file_size": "1MiB", "compression": "uncompressed", "row_group_rows": 50_000});
     let lake = lakeward_parquet::ParquetDestination::from_config(config)?;
-    let columns = vec![column("id", ColumnType::Int64), column("part", ColumnType::Int64)];
+    let columns = vec![Column::new("id", ColumnType::Int64), Column::new("part", ColumnType::Int64)];
     let stream = stream_of(&id(), columns, &[]);
     lake.prepare(&id(), &run("a")).await?;
     let mut writer = lake.writer(unit(&stream, 1, "u")).await?;
@@ -307,7 +307,7 @@ async fn many_partitions_make_few_files() -> Result<()> {
     let lake = destination(dir.path());
     let stream = stream_of(
         &id(),
-        vec![column("id", ColumnType::Int64), column("day", ColumnType::Date)],
+        vec![Column::new("id", ColumnType::Int64), Column::new("day", ColumnType::Date)],
         &["day(day)"],
     );
     lake.prepare(&id(), &run("a")).await?;
@@ -335,7 +335,7 @@ async fn columns_that_the_source_lost_are_null() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
     let lake = destination(dir.path());
     let mut stream = (*numbers(&id(), false)).clone();
-    stream.retired = Schema { columns: vec![column("gone", ColumnType::Text)] };
+    stream.retired = Schema { columns: vec![Column::new("gone", ColumnType::Text)] };
     let stream = Arc::new(stream);
     lake.prepare(&id(), &run("a")).await?;
     let files = write(&lake, &stream, 1, "u", 0..10).await?;

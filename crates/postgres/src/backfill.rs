@@ -103,6 +103,11 @@ async fn attempt(
     };
     check_readable(&described)?;
     check_columns(stream, &described)?;
+    let unlogged = described.unlogged(stream);
+    if log.is_some() && !unlogged.is_empty() {
+        let columns = unlogged.join(", ");
+        tracing::warn!(stream = %stream.id, columns, "changes have no value for generated columns");
+    }
     copy::check_filter(&connection, stream).await?;
 
     let snapshot = Snapshot::current(&connection).await?;
@@ -290,7 +295,7 @@ fn check_columns(stream: &ConfiguredStream, described: &Described) -> Result<()>
             return changed("a column that a filter or chunk_column names is gone", name);
         }
     }
-    let key = match (replication::follows(stream), &described.stream.log_key) {
+    let key = match (stream.sync_mode.follows_log(), &described.stream.log_key) {
         (true, Some(key)) => key,
         _ => &described.stream.primary_key,
     };

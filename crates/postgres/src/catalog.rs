@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use crate::connect::Connection;
 use crate::error::sqlstate;
 use crate::mapping::{TypeRow, Types};
+use crate::replication::GENERATED_VERSION;
 
 /// What is offered: tables, partitioned roots, views, materialised views and foreign tables outside the
 /// system's schemas. Partitions are read through their root.
@@ -68,6 +69,8 @@ pub(crate) struct ColumnRow {
     pub(crate) sql_type: String,
     pub(crate) not_null: bool,
     pub(crate) generated: bool,
+    /// Whether it is computed and the log has no value of it: before 18 none, virtual columns never.
+    pub(crate) unlogged: bool,
     pub(crate) comment: Option<String>,
     /// What rows written before the column was added have in it.
     pub(crate) missing: Option<String>,
@@ -189,6 +192,7 @@ pub(crate) async fn columns(
     relations: &[u32],
 ) -> Result<HashMap<u32, Vec<ColumnRow>>> {
     let generated = if version >= 12 { "a.attgenerated <> ''" } else { "false" };
+    let unlogged = if version >= GENERATED_VERSION { "a.attgenerated = 'v'" } else { generated };
     let missing = if version >= 11 {
         "CASE WHEN a.atthasmissing THEN coalesce(a.attmissingval::text, '') END"
     } else {
@@ -198,7 +202,8 @@ pub(crate) async fn columns(
         "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, \
            format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1), a.attnotnull, {generated}, \
            d.description, {missing}, \
-           a.atthasdef AND EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid = a.attrelid AND r.relkind = 'p') \
+           a.atthasdef AND EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid = a.attrelid AND r.relkind = 'p'), \
+           {unlogged} \
          FROM pg_catalog.pg_attribute a \
          LEFT JOIN pg_catalog.pg_description d ON d.objoid = a.attrelid AND d.objsubid = a.attnum \
            AND d.classoid = 'pg_catalog.pg_class'::regclass \
@@ -221,6 +226,7 @@ pub(crate) async fn columns(
             comment: row.get(10),
             missing: row.get(11),
             default_in_partitions: row.get(12),
+            unlogged: row.get(13),
         });
     }
     Ok(result)

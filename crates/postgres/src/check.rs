@@ -5,8 +5,9 @@ use std::sync::Arc;
 use lakeward_core::{ConfiguredStream, Error, ErrorKind, Finding, Result, StreamId, SyncMode};
 
 use crate::catalog::{self, RelationKind};
+use crate::config::ReplicationConfig;
 use crate::connect::{Connection, Connector};
-use crate::replication::{GENERATED_VERSION, LogKey, follows};
+use crate::replication::{self, GENERATED_VERSION, LogKey, Names};
 use crate::schema::{Depth, Described, describe};
 use crate::{copy, sql};
 
@@ -41,8 +42,15 @@ pub(crate) async fn check(connector: &Connector, streams: &[Arc<ConfiguredStream
         ),
     });
     server(connector, &connection, &mut findings).await?;
-    if connector.settings().replication.is_some() || streams.iter().any(|stream| follows(stream)) {
-        replication(&connection, &mut findings).await?;
+    if connector.settings().replication.is_some()
+        || streams.iter().any(|stream| stream.sync_mode.follows_log())
+    {
+        let manage = replication::settings(connector).manage;
+        log(&connection, manage, &mut findings).await?;
+        // Which tables are to be published only the streams say.
+        if !manage && !streams.is_empty() {
+            unmanaged(connector, &connection, streams, &mut findings).await?;
+        }
     }
     if streams.is_empty() {
         offered(connector, &connection, &mut findings).await?;
@@ -101,7 +109,7 @@ async fn server(connector: &Connector, connection: &Connection, findings: &mut V
     Ok(())
 }
 
-async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Result<()> {
+async fn log(connection: &Connection, manage: bool, findings: &mut Vec<Finding>) -> Result<()> {
     let row = connection
         .row(
             "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int \
@@ -138,7 +146,7 @@ async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Re
             "ALTER ROLE <role> REPLICATION",
         ));
     }
-    if !row.get::<_, bool>(4) {
+    if manage && !row.get::<_, bool>(4) {
         findings.push(Finding::warning(
             "replication privilege",
             "the role may not create publications",
@@ -162,6 +170,37 @@ async fn replication(connection: &Connection, findings: &mut Vec<Finding>) -> Re
             "set it to 0, or to more than the longest pause",
         ));
     }
+    Ok(())
+}
+
+/// What somebody else has to make, because the config says that we do not.
+async fn unmanaged(
+    connector: &Connector,
+    connection: &Connection,
+    streams: &[Arc<ConfiguredStream>],
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    const SUBJECT: &str = "slot and publication";
+    let ReplicationConfig { slot: Some(slot), publication: Some(publication), .. } =
+        replication::settings(connector)
+    else {
+        findings.push(Finding::warning(
+            SUBJECT,
+            "replication.manage is false, and the config does not name them both",
+            "set replication.slot and replication.publication: then this says what is missing",
+        ));
+        return Ok(());
+    };
+    let names = Names { slot, publication, since: None };
+    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| stream.sync_mode.follows_log());
+    findings.push(match replication::unmade(connector, connection, &names, wanted).await {
+        Ok((missing, _)) if missing.is_empty() => Finding::ok(SUBJECT, "they are made"),
+        Ok((missing, _)) => Finding::error(SUBJECT, replication::UNMADE, missing),
+        Err(error) if error.kind() == ErrorKind::Source => {
+            Finding::error(SUBJECT, error.to_string(), error.remedy().unwrap_or("name another slot"))
+        }
+        Err(error) => return Err(error),
+    });
     Ok(())
 }
 
@@ -256,8 +295,8 @@ async fn selected(
             }
         }
         stream_findings(stream, described, &role, findings);
-        if follows(stream) {
-            change_findings(stream, described, connector.version().await?, findings);
+        if stream.sync_mode.follows_log() {
+            change_findings(stream, described, findings);
         }
     }
     if findings.len() == before {
@@ -305,12 +344,7 @@ fn stream_findings(
 }
 
 /// What stands in the way of following a stream's changes.
-fn change_findings(
-    stream: &ConfiguredStream,
-    described: &Described,
-    version: u32,
-    findings: &mut Vec<Finding>,
-) {
+fn change_findings(stream: &ConfiguredStream, described: &Described, findings: &mut Vec<Finding>) {
     let subject = stream.id.to_string();
     match &described.log_key {
         Some(LogKey::Columns(_)) => {}
@@ -329,22 +363,24 @@ fn change_findings(
             "replicate it with full_refresh or incremental",
         )),
     }
-    if version >= GENERATED_VERSION {
-        return;
-    }
-    let generated: Vec<&str> = stream
-        .schema
-        .columns
-        .iter()
-        .filter(|column| column.generated)
-        .map(|column| column.name.as_str())
-        .collect();
-    if !generated.is_empty() {
+    if described.relation.kind == RelationKind::Partitioned
+        && described.stream.primary_key.is_empty()
+        && !stream.insert_only
+    {
         findings.push(Finding::warning(
             &subject,
-            format!("changes have no value for generated columns ({})", generated.join(", ")),
+            "without a primary key a new partition has no replica identity: its updates and deletes would fail",
+            "ALTER TABLE <partition> REPLICA IDENTITY FULL; in the transaction that makes or attaches it",
+        ));
+    }
+    let unlogged = described.unlogged(stream);
+    if !unlogged.is_empty() {
+        findings.push(Finding::warning(
+            &subject,
+            format!("changes have no value for generated columns ({})", unlogged.join(", ")),
             format!(
-                "before PostgreSQL {GENERATED_VERSION} the log has none of them: name them in columns.exclude"
+                "name them in columns.exclude; before PostgreSQL {GENERATED_VERSION} the log has none, and virtual ones \
+                 never"
             ),
         ));
     }

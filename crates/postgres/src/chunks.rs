@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use lakeward_core::{Chunk, ConfiguredStream, Error, ErrorKind, Result, Session};
 
 use crate::connect::{Connection, Connector};
-use crate::session::{Detail, ReadRelation};
+use crate::session::{Detail, ReadRelation, join};
 use crate::sql;
 
 /// From this version on the server reads a range of row places without reading the whole table.
@@ -26,7 +26,7 @@ const TAIL_PIECES: u64 = 4;
 /// Rows looked at per chunk when a key's order is cut into ranges.
 const SAMPLES_PER_CHUNK: u64 = 200;
 
-/// Cuts a stream, or completes an earlier plan.
+/// Cuts a stream, or completes an earlier plan. Errors are those of a reader that joins a session.
 pub(crate) async fn split(
     connector: &Connector,
     stream: &ConfiguredStream,
@@ -47,6 +47,12 @@ pub(crate) async fn split(
         |plan: &[Chunk], name: &str| plan.iter().any(|chunk| chunk.relation.as_deref() == Some(name));
     let missing: Vec<&ReadRelation> =
         detail.relations.iter().filter(|relation| !planned(&plan, &relation.oid.to_string())).collect();
+    // Both the sizes and the samples of a key lock what they look at, and would queue behind DDL that waits for the
+    // session's holder.
+    let guarded = if detail.relations.is_empty() { vec![&detail.root] } else { missing.clone() };
+    for statement in join(&session.token, &guarded) {
+        connection.run(&statement).await?;
+    }
     let sizes = sizes(&connection, &missing).await?;
     for relation in missing {
         let size = sizes.get(&relation.oid).copied().unwrap_or_default();
@@ -119,7 +125,7 @@ struct Size {
     bytes: u64,
 }
 
-/// The sizes of relations, TOAST included. The session's lock keeps others from being in the way.
+/// The sizes of relations, TOAST included.
 async fn sizes(connection: &Connection, relations: &[&ReadRelation]) -> Result<HashMap<u32, Size>> {
     let oids: Vec<u32> = relations.iter().filter(|r| r.heap).map(|relation| relation.oid).collect();
     let sql = "SELECT c.oid, pg_relation_size(c.oid) / current_setting('block_size')::int8, \

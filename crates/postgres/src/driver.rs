@@ -19,7 +19,7 @@ use crate::connect::Connector;
 use crate::copy::{self, Rows};
 use crate::decode::{PgType, RowDecoder};
 use crate::error::in_session;
-use crate::replication::{Replication, follows};
+use crate::replication::Replication;
 use crate::schema::{Depth, describe};
 use crate::session::{Detail, Holders, Snapshot, join};
 use crate::{check, chunks, incremental};
@@ -144,7 +144,7 @@ impl DriverInterface for PostgresDriver {
     }
 
     async fn begin_backfill(&self, stream: &ConfiguredStream) -> Result<Session> {
-        let behind = match follows(stream) {
+        let behind = match stream.sync_mode.follows_log() {
             true => Behind::TheLogOf(self.replication.names()?),
             false => Behind::NoLog,
         };
@@ -166,7 +166,9 @@ impl DriverInterface for PostgresDriver {
         if stream.sync_mode == SyncMode::StrictCdc {
             return Ok(chunks::none(earlier));
         }
-        chunks::split(&self.connector, stream, session, earlier, chunk_bytes).await
+        chunks::split(&self.connector, stream, session, earlier, chunk_bytes).await.map_err(|error| {
+            in_session(error, self.holders.require(&session.token).is_err()).at("stream", &stream.id)
+        })
     }
 
     async fn verify_chunk(

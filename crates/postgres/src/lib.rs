@@ -14,6 +14,7 @@ mod error;
 mod incremental;
 mod mapping;
 mod replication;
+mod reports;
 mod schema;
 mod session;
 mod sql;

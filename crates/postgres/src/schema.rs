@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use lakeward_core::{Column, ColumnType, InsertsOnly, Result, Schema, Stream, StreamId, SyncMode};
+use lakeward_core::{
+    Column, ColumnType, ConfiguredStream, InsertsOnly, Result, Schema, Stream, StreamId, SyncMode,
+};
 
 use crate::catalog::{self, ColumnRow, RelationRow};
 use crate::connect::{Connection, Connector};
@@ -18,6 +20,15 @@ pub(crate) struct Described {
     pub(crate) columns: Vec<(ColumnRow, Mapped)>,
     /// Whether its changes can be followed; `None` where the log knows no such thing.
     pub(crate) log_key: Option<LogKey>,
+}
+
+impl Described {
+    /// The stream's columns of which changes have no value.
+    pub(crate) fn unlogged(&self, stream: &ConfiguredStream) -> Vec<&str> {
+        let unlogged = self.columns.iter().filter(|(column, _)| column.unlogged);
+        let names = unlogged.map(|(column, _)| column.name.as_str());
+        names.filter(|name| stream.schema.column(name).is_some()).collect()
+    }
 }
 
 /// How much is asked of the server.

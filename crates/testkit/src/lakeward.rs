@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use crate::reconcile::StreamName;
-use crate::server::merge;
+use crate::server::{TestDatabase, merge};
 
 pub use rustix::process::Signal;
 
@@ -122,6 +122,23 @@ impl Project {
     /// The state file.
     pub fn state(&self) -> Result<Value> {
         self.read("state.json")
+    }
+
+    /// # Panics
+    /// Where the source was told that it may forget more of its log than the saved state says is committed.
+    pub async fn assert_nothing_forgotten_early(&self, db: &TestDatabase) {
+        // Only an intent is saved until the slot is made: nothing was acknowledged then.
+        let state = self.state().unwrap_or_default();
+        let Some(saved) = state["global"]["position"]["lsn"].as_str() else { return };
+        let sql = format!(
+            "SELECT string_agg(confirmed_flush_lsn::text, ', ') FROM pg_replication_slots
+             WHERE database = current_database() AND NOT temporary AND confirmed_flush_lsn > '{saved}'"
+        );
+        let ahead = db.value(&sql).await;
+        assert!(
+            matches!(ahead, Ok(None)),
+            "the source may forget up to {ahead:?}, but only {saved} is saved"
+        );
     }
 
     /// Runs `discover`, which writes or merges `streams.json`.
@@ -331,6 +348,11 @@ impl Output {
     #[track_caller]
     pub fn assert_ok(&self) -> &Self {
         self.assert_code(0)
+    }
+
+    /// What it said of one kind, in its order.
+    pub fn events_of(&self, kind: &str) -> Vec<&Value> {
+        self.events.iter().filter(|event| event["event"] == kind).collect()
     }
 
     /// The results as JSON.

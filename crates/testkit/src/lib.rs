@@ -20,6 +20,26 @@ pub mod workload;
 
 use std::path::{Path, PathBuf};
 
+/// A test that runs on both versions: its name, and a function of a version.
+#[macro_export]
+macro_rules! on_both {
+    ($name:ident, $test:expr) => {
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres15() {
+                let test = $test;
+                test($crate::server::Version::Pg15).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres18() {
+                let test = $test;
+                test($crate::server::Version::Pg18).await;
+            }
+        }
+    };
+}
+
 /// The root of the project, where `scripts/` and `target/` are.
 pub fn project_root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);

@@ -1,8 +1,6 @@
 //! The selected streams, by the names that a command line gives them.
 
-use lakeward_core::{Catalog, Error, ErrorKind, Result, StreamId};
-
-use crate::registry::nearest;
+use lakeward_core::{Catalog, Error, ErrorKind, Result, StreamId, nearest};
 
 /// A stream's name at the source and at the destination.
 pub(crate) type Names = (StreamId, StreamId);

@@ -1,13 +1,12 @@
 //! `lakeward files` and `lakeward view`: one stream at the destination.
 
-use lakeward_core::{Destination, Error, ErrorKind, Result, StreamId};
+use lakeward_core::{Destination, Error, ErrorKind, Result, StreamId, nearest};
 use serde_json::json;
 
 use crate::args::{FilesArgs, OutputFormat, ViewArgs};
 use crate::config;
 use crate::failure::ExitCode;
 use crate::output::{print, print_json};
-use crate::registry::nearest;
 
 /// More names than this are counted, not listed.
 const MOST_NAMES: usize = 10;

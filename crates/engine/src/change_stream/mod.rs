@@ -37,11 +37,6 @@ const CHANGES_WITHOUT_PROGRESS: u32 = 5;
 /// How a stream ended.
 pub(crate) type Outcome = (StreamId, Result<StreamSummary>);
 
-/// Whether a mode follows the source's log.
-pub(crate) fn follows_log(mode: SyncMode) -> bool {
-    matches!(mode, SyncMode::Cdc | SyncMode::StrictCdc)
-}
-
 /// All streams of one log in one run.
 pub(crate) struct LogRun<'a> {
     context: Arc<RunContext>,
@@ -148,6 +143,14 @@ impl<'a> LogRun<'a> {
         for run in self.runs.values() {
             run.take_over().await.map_err(|error| error.at("stream", &run.stream.id))?;
         }
+        let ended = self.attempts().await;
+        // Whatever ended them: what is released only now would otherwise be said at the next start.
+        let closed = self.log()?.post_cdc().await;
+        ended.and(closed)
+    }
+
+    /// As many attempts as it takes.
+    async fn attempts(&mut self) -> Result<()> {
         let context = self.context.clone();
         let first = self.runs.keys().next().cloned().unwrap_or_else(|| StreamId::new("", ""));
         let mut backoff = Backoff::new(
@@ -157,7 +160,7 @@ impl<'a> LogRun<'a> {
             context.driver.max_retries(),
         );
         let mut changes = 0;
-        let ended = loop {
+        loop {
             let before = self.progress();
             let attempt = self.attempt().await;
             if self.progress() != before {
@@ -165,11 +168,11 @@ impl<'a> LogRun<'a> {
                 changes = 0;
             }
             match attempt {
-                Ok(Attempt::Done) => break Ok(()),
+                Ok(Attempt::Done) => return Ok(()),
                 Ok(Attempt::Changed { stream, what }) => {
                     changes += 1;
                     if changes > CHANGES_WITHOUT_PROGRESS {
-                        break Err(Error::new(ErrorKind::Schema, "the stream changes again and again")
+                        return Err(Error::new(ErrorKind::Schema, "the stream changes again and again")
                             .at("stream", stream)
                             .at("change", what)
                             .hint("run again when it has settled"));
@@ -181,26 +184,22 @@ impl<'a> LogRun<'a> {
                     self.resolve_again(Some((&stream, what))).await?;
                 }
                 Err(error) => {
-                    if let Err(error) = backoff.after(error, Retry::NewSession).await {
-                        break Err(error);
-                    }
+                    backoff.after(error, Retry::NewSession).await?;
                     if let Err(error) = self.resolve_again(None).await {
                         // Where the server is still away the next attempt finds out.
                         if retry_policy(error.kind()) == Retry::Never {
-                            break Err(error);
+                            return Err(error);
                         }
                     }
                 }
             }
-        };
-        let closed = self.log()?.post_cdc().await;
-        ended.and(closed)
+        }
     }
 
-    /// What grows with everything that is committed.
+    /// What grows with everything that was read and committed.
     fn progress(&self) -> (Option<lakeward_core::Position>, u64) {
-        let commits = self.runs.values().map(|run| run.head().commit).sum();
-        (self.context.commits.known_global(), commits)
+        let units = self.runs.values().map(|run| run.progress()).sum();
+        (self.context.commits.known_global(), units)
     }
 
     /// Looks at all streams again, as they are at the source now, perhaps because one is known to have changed.
@@ -248,9 +247,9 @@ impl<'a> LogRun<'a> {
             phases.insert(id, phase);
         }
         self.phases.set(phases).await;
-        // Those with chunks done first, then the large ones: the small ones fill the gaps.
         // What failed in an attempt that was broken off gets another one.
         self.failures.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        // Those with chunks done first, then the large ones: the small ones fill the gaps.
         queued.sort_by_key(|run| std::cmp::Reverse((run.head().open.is_some(), run.estimated_rows)));
         let reading = Reading {
             context: &context,
@@ -307,17 +306,14 @@ impl<'a> LogRun<'a> {
     async fn make_followable(&self) -> Result<Prepared> {
         let commits = &self.context.commits;
         let ids: Vec<StreamId> = self.runs.keys().cloned().collect();
-        let saved = match commits.known_global() {
-            Some(position) => position,
-            None => {
-                let intent = self.log()?.intent(&self.context.run.pipeline);
-                commits.save_global(&intent, ids.clone(), true).await?;
-                failpoint::hit("engine-intent-saved")?;
-                intent
-            }
-        };
+        let saved = commits.known_global();
+        let intent = self.log()?.intent(&self.context.run.pipeline, saved.as_ref()).await?;
+        if saved.as_ref() != Some(&intent) {
+            commits.save_global(&intent, ids.clone(), true).await?;
+            failpoint::hit("engine-intent-saved")?;
+        }
         let streams: Vec<Arc<ConfiguredStream>> = self.runs.values().map(|run| run.stream.clone()).collect();
-        let prepared = self.log()?.pre_cdc(&streams, &saved).await?;
+        let prepared = self.log()?.pre_cdc(&streams, &intent).await?;
         failpoint::hit("engine-log-followable")?;
         commits.save_global(&prepared.position, ids, false).await?;
         Ok(prepared)
@@ -454,13 +450,7 @@ impl StreamRun {
 
     /// Joins the log without reading a row: only what happens from now on counts.
     async fn join_log(&self) -> Result<()> {
-        let events = self.context.events.clone();
-        let mut backoff = Backoff::new(
-            &self.stream.id,
-            events.as_ref(),
-            &self.context.options.cancel,
-            self.context.driver.max_retries(),
-        );
+        let mut backoff = self.backoff();
         loop {
             match self.join_log_once().await {
                 Ok(()) => return Ok(()),

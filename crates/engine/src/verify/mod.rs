@@ -190,7 +190,7 @@ struct Log {
 impl Verifier {
     async fn run(&self) -> Result<StreamVerification> {
         let (head, definition) = self.head().await?;
-        let log = self.driver.change_stream().filter(|_| self.follows());
+        let log = self.driver.change_stream().filter(|_| self.stream.sync_mode.follows_log());
         let session = match log {
             Some(log) => log.begin_view(&self.alone).await?,
             None => self.driver.begin_backfill(&self.alone).await?,
@@ -198,10 +198,6 @@ impl Verifier {
         let outcome = self.under(&session, log, &head, &definition).await;
         self.driver.end_backfill(session).await;
         outcome
-    }
-
-    fn follows(&self) -> bool {
-        matches!(self.stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
     }
 
     /// Where the stream stands, if there is something of it to compare.

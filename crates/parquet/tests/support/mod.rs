@@ -19,21 +19,6 @@ use lakeward_parquet::ParquetDestination;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, json};
 
-pub(crate) fn column(name: &str, column_type: ColumnType) -> Column {
-    Column {
-        name: name.to_owned(),
-        identity: name.to_owned(),
-        column_type,
-        source_type: String::new(),
-        nullable: true,
-        generated: false,
-        existing_default: false,
-        unique: false,
-        comment: None,
-        suggested_type: None,
-    }
-}
-
 pub(crate) fn stream_of(id: &StreamId, columns: Vec<Column>, partition: &[&str]) -> Arc<ConfiguredStream> {
     Arc::new(ConfiguredStream {
         id: id.clone(),
@@ -60,7 +45,11 @@ pub(crate) fn stream_of(id: &StreamId, columns: Vec<Column>, partition: &[&str])
 /// `id` and `part`, which is `id` modulo 2 and partitions the files where `partitioned`.
 pub(crate) fn numbers(id: &StreamId, partitioned: bool) -> Arc<ConfiguredStream> {
     let partition: &[&str] = if partitioned { &["part"] } else { &[] };
-    stream_of(id, vec![column("id", ColumnType::Int64), column("part", ColumnType::Int64)], partition)
+    stream_of(
+        id,
+        vec![Column::new("id", ColumnType::Int64), Column::new("part", ColumnType::Int64)],
+        partition,
+    )
 }
 
 pub(crate) fn batch(stream: &ConfiguredStream, ids: std::ops::Range<i64>) -> Batch {

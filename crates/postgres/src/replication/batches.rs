@@ -15,6 +15,7 @@ use super::lookup::{self, Wanted};
 use super::tables::{Table, Tables};
 use crate::connect::{Connection, Connector};
 use crate::decode::{CopyFormat, RowDecoder};
+use crate::reports::Report;
 
 /// In what steps memory is asked for.
 const STEP: usize = 256 << 10;
@@ -23,12 +24,6 @@ const STEP: usize = 256 << 10;
 const SURE: (usize, usize) = (3, 8);
 /// What a row takes besides its values: operation, sequence, time.
 const ROW: usize = Sequence::LEN + 16;
-
-/// What the reader says. Its end is said too: a reader that vanishes has not finished.
-pub(super) enum Report {
-    Event(ChangeEvent),
-    End(Result<()>),
-}
 
 /// Where a change stands.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +69,7 @@ pub(super) struct Outlet {
     pub(super) context: ReadContext,
     pub(super) runtime: Handle,
     pub(super) stop: CancellationToken,
-    pub(super) sender: mpsc::Sender<Report>,
+    pub(super) sender: mpsc::Sender<Report<ChangeEvent>>,
 }
 
 /// The connection by which values are looked up, made when it is first needed.
@@ -95,7 +90,7 @@ impl Lookups {
 
 impl Outlet {
     pub(super) fn send(&self, event: ChangeEvent) -> Result<()> {
-        self.sender.blocking_send(Report::Event(event)).map_err(|_| Error::cancelled())
+        self.sender.blocking_send(Report::Item(event)).map_err(|_| Error::cancelled())
     }
 
     /// Waits for something of ours, or for the end.

@@ -14,10 +14,10 @@ use lakeward_core::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::assemble::Assembler;
-use super::batches::{Batches, Lookups, Outlet, Report};
+use super::batches::{Batches, Lookups, Outlet};
 use super::feedback::Feedback;
 use super::lsn::{LogPosition, Lsn, Names};
 use super::phases::Phases;
@@ -29,6 +29,7 @@ use super::{peek, prepare, publication};
 use crate::PostgresDriver;
 use crate::backfill::{self, Behind};
 use crate::connect::Connector;
+use crate::reports::listen;
 use crate::{sql, wire};
 
 /// Events that wait to be taken.
@@ -146,15 +147,9 @@ impl CdcDriver for PostgresDriver {
         ChangeScope::SharedLog
     }
 
-    fn intent(&self, pipeline: &str) -> Position {
-        let Names { slot, publication, .. } = prepare::names(&self.connector, pipeline);
-        let intent = LogPosition {
-            slot: Some(slot),
-            publication: Some(publication),
-            made: Some(false),
-            ..LogPosition::default()
-        };
-        intent.to_position()
+    async fn intent(&self, pipeline: &str, saved: Option<&Position>) -> Result<Position> {
+        let saved = saved.map(LogPosition::of).transpose()?;
+        Ok(prepare::intent(&self.connector, pipeline, saved).await?.to_position())
     }
 
     async fn pre_cdc(&self, streams: &[Arc<ConfiguredStream>], saved: &Position) -> Result<Prepared> {
@@ -223,8 +218,7 @@ impl CdcDriver for PostgresDriver {
         }
         let reading = Reading { phases, feedback, handle, stop: stop.clone(), ended, slot: names.slot };
         self.replication.state().reading = Some(Arc::new(reading));
-        let running = Running { receiver, stop: stop.clone(), _stop: stop.drop_guard(), ended: false };
-        Ok(stream::unfold(running, Running::next).boxed())
+        Ok(listen(receiver, stop))
     }
 
     async fn enter_phase(&self, stream: &StreamId, phase: StreamPhase) -> Result<Option<u64>> {
@@ -383,34 +377,5 @@ async fn heartbeat(
             tracing::warn!(%error, "no heartbeat could be written");
             connection = None;
         }
-    }
-}
-
-/// The consumer's end.
-struct Running {
-    receiver: mpsc::Receiver<Report>,
-    stop: CancellationToken,
-    _stop: DropGuard,
-    ended: bool,
-}
-
-impl Running {
-    async fn next(mut self) -> Option<(Result<ChangeEvent>, Self)> {
-        if self.ended {
-            return None;
-        }
-        let report = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Some(Report::End(Err(Error::cancelled()))),
-            report = self.receiver.recv() => report,
-        };
-        let item = match report {
-            Some(Report::Event(event)) => Ok(event),
-            Some(Report::End(Ok(()))) => return None,
-            Some(Report::End(Err(error))) => Err(error),
-            None => Err(Error::bug("the thread that reads the log ended without a word")),
-        };
-        self.ended = item.is_err();
-        Some((item, self))
     }
 }

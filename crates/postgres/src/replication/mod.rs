@@ -27,6 +27,6 @@ mod timeline;
 pub(crate) use driver::Replication;
 pub(crate) use identity::{LogKey, log_keys};
 pub(crate) use lsn::{LogPosition, Names};
-pub(crate) use prepare::{follows, settings};
+pub(crate) use prepare::{UNMADE, settings, unmade};
 pub(crate) use publication::GENERATED_VERSION;
 pub(crate) use slot::{Place, Snapshot};

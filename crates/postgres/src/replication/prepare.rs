@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lakeward_core::{ConfiguredStream, Error, ErrorKind, Prepared, Result, SyncMode};
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Prepared, Result};
 
 use super::lsn::{LogPosition, Lsn, Names};
 use super::slot::Place;
@@ -13,24 +13,80 @@ use crate::connect::{Connection, Connector};
 /// Enough of a pipeline's id to tell pipelines apart: of its end, which is drawn, where its beginning is the time.
 const PIPELINE_DIGITS: usize = 10;
 
+/// What is said where somebody else has to make something.
+pub(crate) const UNMADE: &str =
+    "the slot, a publication or a table in it is missing, and replication.manage is false";
+
 /// The settings where the config has none.
 pub(crate) fn settings(connector: &Connector) -> ReplicationConfig {
     connector.settings().replication.clone().unwrap_or_default()
 }
 
-/// The names that a pipeline's slot and publication have or will have.
-pub(crate) fn names(connector: &Connector, pipeline: &str) -> Names {
+/// The names that the config gives a pipeline's slot and publication.
+fn names(settings: &ReplicationConfig, pipeline: &str) -> Names {
     let name: Vec<char> = pipeline.chars().filter(char::is_ascii_alphanumeric).collect();
     let short: String =
         name[name.len().saturating_sub(PIPELINE_DIGITS)..].iter().map(char::to_ascii_lowercase).collect();
-    let named = |name: Option<String>| name.unwrap_or_else(|| format!("lakeward_{short}"));
-    let settings = settings(connector);
-    Names { slot: named(settings.slot), publication: named(settings.publication), since: None }
+    let named = |name: &Option<String>| name.clone().unwrap_or_else(|| format!("lakeward_{short}"));
+    Names { slot: named(&settings.slot), publication: named(&settings.publication), since: None }
 }
 
-/// Whether a stream follows the log.
-pub(crate) fn follows(stream: &ConfiguredStream) -> bool {
-    matches!(stream.sync_mode, SyncMode::Cdc | SyncMode::StrictCdc)
+/// What is saved before slot and publications are made: the config's names, or those under which there is something
+/// already.
+///
+/// # Errors
+/// `Config` where the config asks for other names than those.
+pub(crate) async fn intent(
+    connector: &Connector,
+    pipeline: &str,
+    saved: Option<LogPosition>,
+) -> Result<LogPosition> {
+    let settings = settings(connector);
+    let wanted = names(&settings, pipeline);
+    let intended = LogPosition {
+        slot: Some(wanted.slot.clone()),
+        publication: Some(wanted.publication.clone()),
+        made: Some(false),
+        ..LogPosition::default()
+    };
+    let Some(saved) = saved else { return Ok(intended) };
+    let known = saved.names()?;
+    if saved.lsn.is_some() {
+        // A config without names asks for no others.
+        if settings.slot.is_some() && wanted.slot != known.slot {
+            return Err(renamed("slot", &known.slot, &wanted.slot));
+        }
+        if settings.publication.is_some() && wanted.publication != known.publication {
+            return Err(renamed("publication", &known.publication, &wanted.publication));
+        }
+        return Ok(saved);
+    }
+    // What somebody else manages is not made by us, whatever was intended.
+    if settings.manage && (wanted.slot != known.slot || wanted.publication != known.publication) {
+        let connection = connector.connect().await?;
+        if wanted.slot != known.slot
+            && let Some(found) = slot::find(&connection, &known.slot).await?
+            && found.check_kind(&known.slot, &connector.settings().database).is_ok()
+        {
+            return Err(renamed("slot", &known.slot, &wanted.slot));
+        }
+        if wanted.publication != known.publication
+            && !publication::existing(&connection, &known).await?.is_empty()
+        {
+            return Err(renamed("publication", &known.publication, &wanted.publication));
+        }
+    }
+    Ok(intended)
+}
+
+fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("the config names another {what} than the one that was made"))
+        .at(what, known)
+        .at("in the config", wanted)
+        .hint(format!(
+            "put {known} back into replication.{what}; or let go of it with `lakeward clear --log`: the streams that \
+             follow the log are then read again"
+        ))
 }
 
 /// Makes slot and publications, or checks those that there are.
@@ -42,11 +98,11 @@ pub(crate) async fn prepare(
     let mut names = saved.names()?;
     let connection = connector.connect().await?;
     let manage = settings(connector).manage;
-    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| follows(stream));
+    let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| stream.sync_mode.follows_log());
     publication::check(&connection, &names, wanted.clone()).await?;
     let place = Place::current(&connection).await?;
     let (position, lost) = match saved.lsn {
-        None => (begin(connector, &connection, &names, manage).await?, None),
+        None => (begin(connector, &connection, &names, wanted.clone()).await?, None),
         Some(lsn) => match loss(connector, &connection, &names, saved, lsn, &place).await? {
             None => (lsn, None),
             Some(reason) => match settings(connector).on_slot_lost {
@@ -57,7 +113,7 @@ pub(crate) async fn prepare(
                 }
                 OnSlotLost::Resnapshot => {
                     tracing::warn!(slot = names.slot, reason, "changes are lost: all tables are read again");
-                    (begin(connector, &connection, &names, manage).await?, Some(reason))
+                    (begin(connector, &connection, &names, wanted.clone()).await?, Some(reason))
                 }
             },
         },
@@ -87,14 +143,17 @@ pub(crate) async fn prepare(
 
 /// Begins anew: publications first and committed, then the slot, because a publication that is younger than the
 /// slot's log cannot be used to read it.
-async fn begin(connector: &Connector, connection: &Connection, names: &Names, manage: bool) -> Result<Lsn> {
-    let version = connector.version().await?;
-    let database = &connector.settings().database;
-    let found = slot::find(connection, &names.slot).await?;
-    if let Some(found) = &found {
-        found.check_kind(&names.slot, database)?;
-    }
-    if manage {
+async fn begin<'a>(
+    connector: &Connector,
+    connection: &Connection,
+    names: &Names,
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<Lsn> {
+    if settings(connector).manage {
+        let version = connector.version().await?;
+        if let Some(found) = slot::find(connection, &names.slot).await? {
+            found.check_kind(&names.slot, &connector.settings().database)?;
+        }
         slot::drop(connection, &names.slot).await?;
         for statement in publication::missing(connection, names, version).await? {
             connection.run(&statement).await.map_err(|error| {
@@ -105,33 +164,42 @@ async fn begin(connector: &Connector, connection: &Connection, names: &Names, ma
         }
         return slot::create(connector, &names.slot).await;
     }
-    let ordinary = publication::existing(connection, names).await?.contains(&names.publication);
-    let mut missing = Vec::new();
-    if !ordinary {
-        missing.push(format!("{};", publication::create_statement(&names.publication, false, version)));
-    }
-    let usable = found.filter(|found| {
-        found.confirmed_flush_lsn.is_some_and(|confirmed| found.loss(&names.slot, confirmed).is_none())
-    });
-    match usable.and_then(|found| found.confirmed_flush_lsn) {
+    let (missing, begins) = unmade(connector, connection, names, wanted).await?;
+    match begins {
         Some(confirmed) if missing.is_empty() => Ok(confirmed),
-        existing => {
-            if existing.is_none() || !ordinary {
-                let name = crate::sql::literal(&names.slot);
-                if existing.is_some() {
-                    missing.push(format!("SELECT pg_drop_replication_slot({name});"));
-                }
-                missing.push(format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput');"));
-            }
-            Err(Error::new(
-                ErrorKind::Source,
-                "slot or publication is missing, and replication.manage is false",
-            )
+        _ => Err(Error::new(ErrorKind::Source, UNMADE)
             .at("slot", &names.slot)
             .at("publication", &names.publication)
-            .hint(missing.join(" ")))
-        }
+            .hint(missing)),
     }
+}
+
+/// The statements by which somebody else makes what is missing of slot and publications, and where the slot that
+/// there is begins.
+pub(crate) async fn unmade<'a>(
+    connector: &Connector,
+    connection: &Connection,
+    names: &Names,
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<(String, Option<Lsn>)> {
+    let version = connector.version().await?;
+    let found = slot::find(connection, &names.slot).await?;
+    if let Some(found) = &found {
+        found.check_kind(&names.slot, &connector.settings().database)?;
+    }
+    let mut missing = publication::unpublished(connection, names, version, wanted).await?;
+    let begins = found.as_ref().and_then(|found| {
+        found.confirmed_flush_lsn.filter(|confirmed| found.loss(&names.slot, *confirmed).is_none())
+    });
+    if begins.is_none() || missing.publications {
+        let name = crate::sql::literal(&names.slot);
+        if found.is_some() {
+            missing.statements.push(format!("SELECT pg_drop_replication_slot({name})"));
+        }
+        missing.statements.push(format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput')"));
+    }
+    let statements: Vec<String> = missing.statements.iter().map(|sql| format!("{sql};")).collect();
+    Ok((statements.join(" "), begins))
 }
 
 /// Why what follows a saved position cannot be had any more.

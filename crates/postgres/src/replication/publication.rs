@@ -37,8 +37,8 @@ impl Member {
     }
 }
 
-/// The statement that makes a publication.
-pub(crate) fn create_statement(name: &str, insert_only: bool, version: u32) -> String {
+/// The statement that makes a publication of tables.
+fn create_statement(name: &str, tables: &[String], insert_only: bool, version: u32) -> String {
     let publish = match insert_only {
         true => "insert",
         false if version >= TRUNCATE_VERSION => "insert, update, delete, truncate",
@@ -52,7 +52,8 @@ pub(crate) fn create_statement(name: &str, insert_only: bool, version: u32) -> S
     if version >= GENERATED_VERSION {
         options.push_str(", publish_generated_columns = stored");
     }
-    format!("CREATE PUBLICATION {} WITH ({options})", sql::ident(name))
+    let tables = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
+    format!("CREATE PUBLICATION {}{tables} WITH ({options})", sql::ident(name))
 }
 
 /// Both publications of a pipeline, and whether each is for inserts only.
@@ -77,8 +78,63 @@ pub(crate) async fn missing(connection: &Connection, names: &Names, version: u32
     Ok(both(names)
         .into_iter()
         .filter(|(name, _)| !existing.contains(name))
-        .map(|(name, insert_only)| create_statement(&name, insert_only, version))
+        .map(|(name, insert_only)| create_statement(&name, &[], insert_only, version))
         .collect())
+}
+
+/// What somebody else runs before streams are followed.
+#[derive(Debug, Default)]
+pub(crate) struct Unpublished {
+    /// The statements.
+    pub(crate) statements: Vec<String>,
+    /// Whether a publication is made by one of them: a slot that is older cannot be read with it.
+    pub(crate) publications: bool,
+}
+
+/// What publications and which tables of the streams are missing in them.
+pub(crate) async fn unpublished<'a>(
+    connection: &Connection,
+    names: &Names,
+    version: u32,
+    wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+) -> Result<Unpublished> {
+    let existing = existing(connection, names).await?;
+    let members = members(connection, names).await?;
+    let namespaces: Vec<&str> = wanted.clone().map(|stream| stream.id.namespace.as_str()).collect();
+    let relations: Vec<&str> = wanted.clone().map(|stream| stream.id.name.as_str()).collect();
+    let sql = "SELECT n.nspname::text, c.relname::text \
+        FROM unnest($1::text[], $2::text[]) s(namespace, name) \
+        JOIN pg_catalog.pg_namespace n ON n.nspname::text = s.namespace \
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = s.name AND c.relkind = 'p'";
+    let rows = connection.rows(sql, &[&namespaces, &relations]).await?;
+    let partitioned: Vec<StreamId> =
+        rows.iter().map(|row| StreamId::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect();
+    let mut missing = Unpublished::default();
+    for (name, insert_only) in both(names) {
+        let tables: Vec<String> = wanted
+            .clone()
+            .filter(|stream| stream.insert_only == insert_only && member(&members, names, stream).is_none())
+            .map(|stream| published_table(&stream.id, partitioned.contains(&stream.id)))
+            .collect();
+        if existing.contains(&name) {
+            if !tables.is_empty() {
+                let tables = tables.join(", ");
+                missing
+                    .statements
+                    .push(format!("ALTER PUBLICATION {} ADD TABLE {tables}", sql::ident(&name)));
+            }
+        } else if !insert_only || !tables.is_empty() {
+            missing.statements.push(create_statement(&name, &tables, insert_only, version));
+            missing.publications = true;
+        }
+    }
+    Ok(missing)
+}
+
+/// A table as a publication names it: an inheritance parent would bring its children, which are streams of their own.
+fn published_table(id: &StreamId, partitioned: bool) -> String {
+    let only = if partitioned { "" } else { "ONLY " };
+    format!("{only}{}", sql::qualified(&id.namespace, &id.name))
 }
 
 /// Drops the publications.
@@ -222,16 +278,16 @@ pub(crate) async fn detach<'a>(
             stream.id == stray.id && names.publication_for(stream.insert_only) == stray.publication
         });
         if !kept {
-            connection.run(&alter(&stray.publication, "DROP", &stray.id, "")).await?;
+            connection.run(&drop_statement(stray)).await?;
             tracing::info!(stream = %stray.id, publication = stray.publication, "no longer published");
         }
     }
     Ok(())
 }
 
-fn alter(publication: &str, verb: &str, id: &StreamId, only: &str) -> String {
-    let table = sql::qualified(&id.namespace, &id.name);
-    format!("ALTER PUBLICATION {} {verb} TABLE {only}{table}", sql::ident(publication))
+fn drop_statement(member: &Member) -> String {
+    let table = sql::qualified(&member.id.namespace, &member.id.name);
+    format!("ALTER PUBLICATION {} DROP TABLE {table}", sql::ident(&member.publication))
 }
 
 /// Lets a stream join its publication and returns its place. It is committed when this returns.
@@ -279,15 +335,14 @@ pub(crate) async fn join(
         }
     }
 
-    // An inheritance parent would bring its children, which are streams of their own.
-    let only = if partitioned { "" } else { "ONLY " };
     let publication = names.publication_for(stream.insert_only);
-    let add = alter(&publication, "ADD", &stream.id, only);
+    let table = published_table(&stream.id, partitioned);
+    let add = format!("ALTER PUBLICATION {} ADD TABLE {table}", sql::ident(&publication));
     let before = members(connection, names).await?;
     if manage {
         // In both it would be published with all that either publishes.
         for other in before.iter().filter(|m| m.named && m.id == stream.id && m.publication != publication) {
-            connection.run(&alter(&other.publication, "DROP", &stream.id, "")).await?;
+            connection.run(&drop_statement(other)).await?;
         }
     }
     if let Some(member) = member(&before, names, stream) {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, Result};
 
 use super::assemble::{Assembler, Halt};
-use super::batches::Report;
 use super::feedback::Feedback;
 use super::lsn::{LogPosition, Lsn};
 use super::pgoutput::{Body, parse};
 use super::phases::Phases;
 use super::spill::InProgress;
+use crate::reports::Report;
 use crate::wire::{LogMessage, LogReader};
 
 /// How often the catalog is looked at for what the log does not tell.

@@ -15,6 +15,7 @@ use lakeward_core::{ConfiguredStream, Error, ErrorKind, OnPartitionChange, Resul
 use tokio::time::Instant;
 
 use super::filter::{FilterColumn, RowFilter};
+use super::identity::{LogKey, log_keys};
 use super::lsn::{Lsn, Names};
 use super::pgoutput::Relation;
 use super::publication::{self, GENERATED_VERSION};
@@ -91,6 +92,9 @@ pub(super) struct Tables {
     names: Names,
     /// Where streams stand in the log, of those that have joined it.
     places: HashMap<StreamId, String>,
+    version: u32,
+    /// What was warned of already.
+    warned: HashSet<String>,
 }
 
 /// A table in the log.
@@ -161,6 +165,8 @@ impl Tables {
             publications,
             names: names.clone(),
             places: HashMap::new(),
+            version,
+            warned: HashSet::new(),
         };
         // What changed since the catalog was read is seen at the next look.
         loaded.places = loaded.places_now().await?;
@@ -216,7 +222,23 @@ impl Tables {
             }
         }
         self.places = places;
+        self.warn_of_failing_changes().await?;
         Ok(None)
+    }
+
+    /// Says whose updates and deletes fail because they are published: of a partition that was added without a
+    /// replica identity, most of all, since partitions do not take that of their parent.
+    async fn warn_of_failing_changes(&mut self) -> Result<()> {
+        let changing = self.tables.iter().filter(|table| !table.stream.insert_only);
+        let oids: Vec<u32> = changing.map(|table| table.oid).collect();
+        for (_, key) in log_keys(&self.connection, self.version, &oids, |_| Vec::new()).await? {
+            if let LogKey::Unfit { why, remedy } = key
+                && self.warned.insert(why.clone())
+            {
+                tracing::warn!(remedy, "{why}: its updates and deletes fail at the source");
+            }
+        }
+        Ok(())
     }
 
     /// What is known of a table that rows in the log are of.
@@ -482,8 +504,8 @@ async fn table(
             || stream.filter.as_ref().is_some_and(|filter| filter.columns().contains(&name))
     };
     let unlogged =
-        now.columns.iter().map(|(column, _)| column).find(|column| column.generated && needed(&column.name));
-    if let Some(column) = unlogged.filter(|_| version < GENERATED_VERSION) {
+        now.columns.iter().map(|(column, _)| column).find(|column| column.unlogged && needed(&column.name));
+    if let Some(column) = unlogged {
         return Err(Error::new(
             ErrorKind::Config,
             "changes have no value for a generated column that the key or the filter needs",
@@ -491,7 +513,7 @@ async fn table(
         .at("stream", &stream.id)
         .at("column", &column.name)
         .hint(format!(
-            "PostgreSQL {GENERATED_VERSION} has it in its log; before, use full_refresh or incremental"
+            "use full_refresh or incremental; PostgreSQL {GENERATED_VERSION} has those that are stored in its log"
         )));
     }
     let mut filter_types = Vec::new();

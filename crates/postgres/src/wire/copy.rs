@@ -6,11 +6,12 @@ use futures::{FutureExt, StreamExt, stream};
 use lakeward_core::{Batch, BatchStream, Error, ErrorKind, ReadContext, Reservation, Result, ResultExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::connection::CopySink;
 use super::{Connection, Endpoint};
 use crate::decode::RowDecoder;
+use crate::reports::{Report, listen};
 
 /// Batches that wait to be taken; with the one in the making and the one with the consumer, three are alive.
 const BATCHES_AHEAD: usize = 1;
@@ -35,7 +36,7 @@ pub fn copy_batches(
     let job = Job { endpoint, setup, sql, decoder, context };
     async move {
         match job.start() {
-            Ok(running) => stream::unfold(running, Running::next).boxed(),
+            Ok(batches) => batches,
             Err(error) => stream::once(async { Err(error) }).boxed(),
         }
     }
@@ -51,14 +52,8 @@ struct Job {
     context: ReadContext,
 }
 
-/// What the thread says. Its end is said too: a thread that vanishes has not finished.
-enum Report {
-    Batch(Box<Batch>),
-    End(Result<()>),
-}
-
 impl Job {
-    fn start(self) -> Result<Running> {
+    fn start(self) -> Result<BatchStream> {
         let runtime = Handle::current();
         let cancel = self.context.cancel.child_token();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
@@ -71,10 +66,15 @@ impl Job {
                 let _ = sender.blocking_send(Report::End(result));
             })
             .or_fail(ErrorKind::Source, || "no thread can be started for a COPY".to_owned())?;
-        Ok(Running { receiver, cancel: cancel.clone(), _stop: cancel.drop_guard(), ended: false })
+        Ok(listen(receiver, cancel))
     }
 
-    fn run(self, runtime: &Handle, stop: &CancellationToken, sender: &mpsc::Sender<Report>) -> Result<()> {
+    fn run(
+        self,
+        runtime: &Handle,
+        stop: &CancellationToken,
+        sender: &mpsc::Sender<Report<Batch>>,
+    ) -> Result<()> {
         let mut connection = Connection::connect(&self.endpoint)?;
         let finished = CancellationToken::new();
         let _finished = finished.clone().drop_guard();
@@ -168,7 +168,7 @@ struct Outlet<'a> {
     context: &'a ReadContext,
     runtime: &'a Handle,
     stop: &'a CancellationToken,
-    sender: &'a mpsc::Sender<Report>,
+    sender: &'a mpsc::Sender<Report<Batch>>,
     /// For the batch that is being built.
     reservation: Option<Reservation>,
     /// Rows handed over.
@@ -207,40 +207,6 @@ impl Outlet<'_> {
                 reservation.merge(more);
             }
         }
-        self.sender.blocking_send(Report::Batch(Box::new(batch))).map_err(|_| Error::cancelled())
-    }
-}
-
-/// The consumer's end.
-struct Running {
-    receiver: mpsc::Receiver<Report>,
-    cancel: CancellationToken,
-    _stop: DropGuard,
-    ended: bool,
-}
-
-impl Running {
-    async fn next(mut self) -> Option<(Result<Batch>, Self)> {
-        if self.ended {
-            return None;
-        }
-        let report = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Some(Report::End(Err(Error::cancelled()))),
-            report = self.receiver.recv() => report,
-        };
-        let item = match report {
-            Some(Report::Batch(batch)) => Ok(*batch),
-            Some(Report::End(Ok(()))) => return None,
-            Some(Report::End(Err(error))) => {
-                self.ended = true;
-                Err(error)
-            }
-            None => {
-                self.ended = true;
-                Err(Error::bug("the thread of a COPY ended without a word"))
-            }
-        };
-        Some((item, self))
+        self.sender.blocking_send(Report::Item(batch)).map_err(|_| Error::cancelled())
     }
 }

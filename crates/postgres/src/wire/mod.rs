@@ -23,7 +23,7 @@ pub use cancel::CancelHandle;
 pub use connection::Connection;
 pub use copy::copy_batches;
 pub(crate) use replication::{LogMessage, LogReader, LogWriter};
-pub use server_error::{kind_of_sqlstate, sqlstate};
+pub use server_error::sqlstate;
 
 use crate::tls::TlsSettings;
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use lakeward_core::{Error, ErrorKind};
 
+use crate::error::from_sqlstate;
+
 /// An `ErrorResponse`, without the parts that may hold row values.
 #[derive(Debug)]
 struct ServerError {
@@ -24,35 +26,6 @@ pub fn sqlstate(error: &Error) -> Option<&str> {
     source.downcast_ref::<ServerError>().map(|error| error.sqlstate.as_str())
 }
 
-/// What an SQLSTATE means for what happens next.
-///
-/// 57014 is a recovery conflict or a statement time-out here: who cancelled a query knows it by other means.
-pub fn kind_of_sqlstate(sqlstate: &str) -> ErrorKind {
-    match sqlstate {
-        "57P01" | "57P02" | "57P03" | "53300" | "40001" | "40P01" | "55P03" | "57014" => {
-            ErrorKind::Connection
-        }
-        // Time-outs of an idle session, or of a transaction, end the connection.
-        "57P05" | "25P03" | "25P04" => ErrorKind::Connection,
-        "25P02" => ErrorKind::SessionLost,
-        "3D000" => ErrorKind::Config,
-        "42P01" | "42703" => ErrorKind::Schema,
-        code if code.starts_with("08") => ErrorKind::Connection,
-        code if code.starts_with("28") => ErrorKind::Config,
-        _ => ErrorKind::Source,
-    }
-}
-
-/// Classes whose message may quote a value: only their name is repeated.
-fn class_with_values(sqlstate: &str) -> Option<&'static str> {
-    match sqlstate.get(..2)? {
-        "22" => Some("data exception"),
-        "23" => Some("integrity constraint violation"),
-        "P0" => Some("exception raised by a function"),
-        _ => None,
-    }
-}
-
 /// Reads the body of an `ErrorResponse`.
 pub(super) fn parse(body: &[u8]) -> Error {
     let mut sqlstate = "";
@@ -71,27 +44,12 @@ pub(super) fn parse(body: &[u8]) -> Error {
         }
         rest = text.get(end + 1..).unwrap_or_default();
     }
-    let kind = kind_of_sqlstate(sqlstate);
-    let what = class_with_values(sqlstate).unwrap_or(message);
-    let error = Error::new(kind, format!("the server refused: {what}"))
-        .at("SQLSTATE", sqlstate)
-        .source(ServerError { sqlstate: sqlstate.to_owned() });
-    match hint(sqlstate) {
-        Some(hint) => error.hint(hint),
-        None => error,
+    let error = from_sqlstate(sqlstate, message).source(ServerError { sqlstate: sqlstate.to_owned() });
+    match sqlstate {
+        // What failed in the transaction before is not known here: it is begun again.
+        "25P02" => error.with_kind(ErrorKind::SessionLost),
+        _ => error,
     }
-}
-
-fn hint(sqlstate: &str) -> Option<&'static str> {
-    Some(match sqlstate {
-        "28000" => "check user, database, TLS mode and the server's pg_hba.conf",
-        "28P01" => "check user and password in the source's config",
-        "3D000" => "check the database's name in the source's config",
-        "42501" => "grant the role what it lacks, or exclude the table",
-        "42P01" | "42703" => "run `lakeward discover`: the table has changed",
-        "53300" => "lower max_connections in the source's config, or raise it at the server",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Snapshots, chunks and what may happen to them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lakeward_core::{Chunk, DriverInterface, ErrorKind};
 use serde_json::json;
@@ -35,6 +35,31 @@ async fn a_session_reads_its_snapshot_whole_whatever_happens_meanwhile() {
         let error = read(&driver, &stream, &plan[0], &session).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SessionLost, "{error:?}");
         driver.end_backfill(session).await;
+    }
+}
+
+/// Planning that queued behind DDL, which waits for the session, would keep it there, and with it the application.
+#[tokio::test]
+async fn planning_gives_way_to_ddl_that_waits_for_the_session() {
+    for version in VERSIONS {
+        let db = Database::create(version, "ddl_waits").await;
+        db.run("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 1000)").await;
+        let driver = db.driver();
+        let stream = configured(&driver, "t", json!({})).await;
+        let session = driver.begin_backfill(&stream).await.unwrap();
+        let other = db.connect().await;
+        let ddl = tokio::spawn(async move { other.batch_execute("ALTER TABLE t ADD COLUMN n int").await });
+        let waiting =
+            "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND mode = 'AccessExclusiveLock'";
+        while db.number(waiting).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let start = Instant::now();
+        let error = driver.get_or_split_chunks(&stream, &session, None, 1 << 10).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SessionLost, "{error:?}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        driver.end_backfill(session).await;
+        tokio::time::timeout(Duration::from_secs(10), ddl).await.unwrap().unwrap().unwrap();
     }
 }
 

@@ -47,8 +47,8 @@ async fn what_was_only_intended_is_made_again() {
     for version in VERSIONS {
         let mut pipeline = Pipeline::new(version, "intent", TABLE).await;
         let intent = pipeline.position.clone();
-        assert_eq!(pipeline.cdc().intent("0123456789"), intent);
-        let short = pipeline.db.driver().intent("01234567-89AB");
+        assert_eq!(pipeline.cdc().intent("0123456789", Some(&intent)).await.unwrap(), intent);
+        let short = pipeline.db.driver().intent("01234567-89AB", None).await.unwrap();
         assert_eq!(
             (&short.0["slot"], &short.0["publication"]),
             (&json!("lakeward_23456789ab"), &json!("lakeward_23456789ab"))
@@ -277,6 +277,8 @@ async fn somebody_else_makes_and_keeps_slot_and_publication() {
 
         let prepared = pipeline.prepare(std::slice::from_ref(&t)).await.unwrap();
         assert_eq!(pipeline.slot().await.unwrap()["confirmed_flush_lsn"], prepared.position.0["lsn"]);
+        assert_eq!(pipeline.published().await, ["lw_unmanaged:t"]);
+        pipeline.db.run(&format!("ALTER PUBLICATION {name} DROP TABLE t")).await;
         let error = pipeline.driver.begin_backfill(&t).await.unwrap_err();
         let remedy = error.remedy().unwrap().to_owned();
         assert!(remedy.contains("ALTER PUBLICATION"), "{error}");

@@ -71,7 +71,7 @@ impl Pipeline {
         }
         let config = json!({"replication": config, "lock_timeout": "30s"});
         let driver = db.driver_with(config.clone());
-        let position = driver.intent("0123456789");
+        let position = driver.intent("0123456789", None).await.unwrap();
         Self { db, driver, position, names: (name.clone(), name), config, _shared: None, _alone: None }
     }
 
