@@ -104,7 +104,7 @@ async fn attempt(
     check_readable(&described)?;
     check_columns(stream, &described)?;
     let unlogged = described.unlogged(stream);
-    if log.is_some() && !unlogged.is_empty() {
+    if matches!(behind, Behind::TheLogOf(_)) && !unlogged.is_empty() {
         let columns = unlogged.join(", ");
         tracing::warn!(stream = %stream.id, columns, "changes have no value for generated columns");
     }
