@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const ROWS: u64 = 200_000;
 /// Two thirds of them.
-const FILTERED: u64 = 133_334;
+const FILTERED: u64 = 133_333;
 
 /// A database with a table of some 20 MiB, an empty one and one of a single page, discovered.
 async fn project() -> (TestDatabase, Project) {
