@@ -87,14 +87,12 @@ fn line_of(svg: &mut String, class: &str, path: &str) {
 }
 
 fn label(svg: &mut String, class: &str, x: f64, y: f64, anchor: &str, text: &str) {
+    let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
     let text = escape(text);
-    let _ = writeln!(
-        svg,
-        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>"
-    );
+    let _ = writeln!(svg, "<text{class} x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
 }
 
-/// The next number of one digit that is worth a line, such as 1, 2, 4, 8 and their multiples of ten.
+/// The next number whose quarters are easy to read.
 fn round_up(greatest: f64) -> f64 {
     let power = 10f64.powf(greatest.log10().floor());
     [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0]
