@@ -12,6 +12,7 @@ on_both!(f01_idle_tables_hold_nothing_back, super::idle);
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
 on_both!(f05_what_is_not_ours_is_not_taken, super::foreign);
 on_both!(f05_what_was_not_published_for_a_while_is_read_again, super::unpublished);
+on_both!(f47_a_state_made_anew_goes_on_in_the_log, super::rebuilt);
 on_both!(cleared_streams_leave_nothing_at_the_source, super::cleared);
 on_both!(a_dry_run_joins_nothing, super::dry_run);
 on_both!(somebody_else_runs_what_is_printed, super::unmanaged);
@@ -106,6 +107,39 @@ async fn unpublished(version: Version) {
     output.assert_code(4);
     assert!(output.stderr.contains("ALTER PUBLICATION"), "{}", output.stderr);
     scene.sql(&format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')")).await;
+    scene.sync().await;
+    scene.assert_same("t").await;
+}
+
+async fn rebuilt(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    scene.sync().await;
+    scene.sql("UPDATE t SET n = -1 WHERE id < 100").await;
+    scene.sync().await;
+    // Nothing of ours happens, and the source is told that it may forget that.
+    scene.sql("INSERT INTO u SELECT g, 'x' FROM generate_series(1, 1000) g").await;
+    scene.sync().await;
+    scene.sql("UPDATE t SET n = -2 WHERE id > 900; DELETE FROM t WHERE id = 1").await;
+    std::fs::remove_file(scene.project.file("state.json")).unwrap();
+    let rebuild = async |further: &[&str]| {
+        let arguments = [&["state", "rebuild", "--state", "state.json"], further].concat();
+        scene.project.run(&arguments).await.unwrap()
+    };
+    let rebuilt = rebuild(&[]).await;
+    rebuilt.assert_ok();
+    assert!(rebuilt.stderr.contains("--accept-slot"), "{}", rebuilt.stderr);
+    let stopped = scene.run(&[]).await;
+    stopped.assert_code(4);
+    assert!(stopped.stderr.contains("behind which it sends nothing"), "{}", stopped.stderr);
+    rebuild(&["--accept-slot"]).await.assert_ok();
+    let output = scene.sync().await;
+    assert!(!output.stderr.contains("generation_visible"), "it was read anew:\n{}", output.stderr);
+    scene.assert_same("t").await;
+    // Who would rather not say reads all rows again, and keeps the history.
+    std::fs::remove_file(scene.project.file("state.json")).unwrap();
+    scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
+    rebuild(&[]).await.assert_ok();
+    scene.sql("UPDATE t SET n = -3 WHERE id = 2; DELETE FROM t WHERE id = 3").await;
     scene.sync().await;
     scene.assert_same("t").await;
 }

@@ -153,6 +153,9 @@ pub(crate) enum Command {
         small files have gathered; this merges fewer too. It needs the pipeline's state for itself, as a sync does."
     )]
     Compact(CompactArgs),
+    /// Measures on your own tables
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Mends a state
     #[command(subcommand)]
     State(StateCommand),
@@ -443,6 +446,73 @@ pub(crate) struct CompactArgs {
     /// Resident memory of the whole process
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit, help_heading = "Limits")]
     pub(crate) memory_limit: u64,
+}
+
+/// `lakeward bench`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Finds the chunk size for your tables: backfills them with each size and compares
+    #[command(
+        after_help = "Examples:\n  lakeward bench chunk-size                    reading alone, nothing is kept\n  \
+        lakeward bench chunk-size --destination destination.json --stream public.orders\n  \
+        lakeward bench chunk-size --sizes 8MiB,64MiB,512MiB --runs 5 --max-connections 8\n\n\
+        Every stream is read as by full_refresh, whatever its mode: nothing is made at the source. With a\n\
+        destination, files go below a directory of their own in it, which is removed at the end.\n\
+        Your streams and your state are not touched."
+    )]
+    ChunkSize(ChunkSizeArgs),
+    /// One run of a benchmark, in a process of its own so that its CPU time and memory are its own
+    #[command(hide = true)]
+    Run(BenchRunArgs),
+}
+
+/// `lakeward bench chunk-size`
+#[derive(Debug, Args)]
+pub(crate) struct ChunkSizeArgs {
+    /// The source.
+    #[command(flatten)]
+    pub(crate) source: SourceArg,
+    /// The destination's config: measures with its files as well [default: rows are read and dropped]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) destination: Option<PathBuf>,
+    /// What is replicated, and how: filters and columns count
+    #[arg(long, value_name = "FILE", default_value = "streams.json")]
+    pub(crate) streams: PathBuf,
+    /// A stream as the source names it, namespace.name; may be given several times [default: all selected]
+    #[arg(long = "stream", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Chunk sizes to compare, such as 8MiB,64MiB,512MiB [default: 1MiB to 2GiB, as far as the table goes]
+    #[arg(long, value_name = "SIZE,…", value_delimiter = ',', value_parser = parse_bytes)]
+    pub(crate) sizes: Vec<u64>,
+    /// How often each size is measured; sizes take turns
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) runs: u16,
+    /// The directory that gets all figures as JSON, and a plot for each stream
+    #[arg(long, value_name = "DIR", default_value = "lakeward-bench")]
+    pub(crate) output: PathBuf,
+    /// Resident memory of each run
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit, help_heading = "Limits")]
+    pub(crate) memory_limit: u64,
+    /// Connections that read at once [default: what the source's config says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Limits")]
+    pub(crate) max_connections: Option<u16>,
+}
+
+/// `lakeward bench run`
+#[derive(Debug, Args)]
+pub(crate) struct BenchRunArgs {
+    /// The source.
+    #[command(flatten)]
+    pub(crate) source: SourceArg,
+    /// The destination.
+    #[command(flatten)]
+    pub(crate) destination: DestinationArg,
+    /// The streams.
+    #[command(flatten)]
+    pub(crate) streams: StreamsArgs,
+    /// What it may use.
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 /// `lakeward state`

@@ -48,6 +48,52 @@ fn build<T: ?Sized + 'static>(
     built.map_err(|error| error.at("file", path.display()))
 }
 
+/// A destination's config that can be pointed at another directory.
+pub(crate) struct Movable {
+    /// As it stands in its file, so that no resolved secret is ever written anywhere.
+    written: Value,
+    field: &'static str,
+    /// The directory that it names now.
+    pub(crate) directory: PathBuf,
+}
+
+impl Movable {
+    /// The same config with another directory, to be written as JSON.
+    ///
+    /// # Errors
+    /// `Config` where the directory's name is not UTF-8.
+    pub(crate) fn moved_to(&self, directory: &Path) -> Result<Value> {
+        let text = directory.to_str().ok_or_else(|| {
+            Error::new(ErrorKind::Config, "a directory's name is not UTF-8")
+                .at("directory", directory.display())
+        })?;
+        let mut config = self.written.clone();
+        config[self.field] = Value::String(text.replace("${", "$${"));
+        Ok(config)
+    }
+}
+
+/// The destination's config, where it names a directory of this machine; `None` where it keeps nothing there.
+///
+/// # Errors
+/// As [`source`].
+pub(crate) fn movable(path: &Path) -> Result<Option<Movable>> {
+    // Everything that can be wrong with it is found here.
+    destination(path)?;
+    let written = read(path)?;
+    let config = resolved(&written, path)?;
+    let text = |field: &str| config.get(field).and_then(Value::as_str);
+    let Some(field) = registry::destination(text("type").unwrap_or_default())?.directory else {
+        return Ok(None);
+    };
+    let named = text(field).unwrap_or_default();
+    let directory =
+        std::path::absolute(named.strip_prefix(FILE_SCHEME).unwrap_or(named)).map_err(|error| {
+            Error::new(ErrorKind::Config, "a directory cannot be found").at("field", field).source(error)
+        })?;
+    Ok(Some(Movable { written, field, directory }))
+}
+
 /// Reads a config file as it is written.
 fn read(path: &Path) -> Result<Value> {
     let text = read_text(path, "config file")?;

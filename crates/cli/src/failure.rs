@@ -107,6 +107,40 @@ pub(crate) fn value(error: &Error) -> Value {
     })
 }
 
+/// The failure that another process of ours told by [`value`]; its places become part of the message.
+pub(crate) fn told(value: &Value) -> Option<Error> {
+    const KINDS: [ErrorKind; 11] = [
+        ErrorKind::Connection,
+        ErrorKind::SessionLost,
+        ErrorKind::Config,
+        ErrorKind::Source,
+        ErrorKind::Schema,
+        ErrorKind::Data,
+        ErrorKind::Destination,
+        ErrorKind::Conflict,
+        ErrorKind::State,
+        ErrorKind::Cancelled,
+        ErrorKind::Bug,
+    ];
+    let kind = value.get("kind")?.as_str()?;
+    let kind = *KINDS.iter().find(|known| format!("{known:?}") == kind)?;
+    let mut message = value.get("message")?.as_str()?.to_owned();
+    for place in value["places"].as_array().into_iter().flatten() {
+        let text = |name: &str| place[name].as_str().unwrap_or_default().to_owned();
+        let _ = write!(message, ", {} {}", text("what"), text("value"));
+    }
+    let mut error = Error::new(kind, message);
+    let causes: Vec<&str> =
+        value["causes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !causes.is_empty() {
+        error = error.source(causes.join(": "));
+    }
+    Some(match value["hint"].as_str() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
+}
+
 /// The chain of causes. A cause that is one of our own errors shows its places too.
 fn causes(error: &Error) -> Vec<String> {
     let mut result: Vec<String> = Vec::new();
@@ -158,6 +192,10 @@ mod tests {
              what to do: start the server"
         );
         assert_eq!(value(&error)["exit_code"], 3);
+        let told = told(&value(&error)).unwrap();
+        assert_eq!(told.kind(), ErrorKind::Connection);
+        assert_eq!(told.message(), "the server cannot be reached, host db.internal");
+        assert_eq!((told.remedy(), causes(&told).len()), (error.remedy(), 1));
     }
 
     #[test]

@@ -110,6 +110,14 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     if index == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", NAMES[index]) }
 }
 
+/// Bytes exactly, as [`parse_bytes`] reads them: `256MiB`.
+pub(crate) fn exact_bytes(bytes: u64) -> String {
+    // The greatest unit that leaves no rest.
+    let unit = SIZE_UNITS.iter().filter(|(_, factor)| bytes.is_multiple_of(*factor) && bytes >= *factor);
+    let (name, factor) = unit.max_by_key(|(_, factor)| *factor).copied().unwrap_or(SIZE_UNITS[0]);
+    format!("{}{name}", bytes / factor)
+}
+
 /// A count for people: `1,200,000`.
 pub(crate) fn human_count(count: u64) -> String {
     let digits = count.to_string();
@@ -172,5 +180,9 @@ mod tests {
         assert_eq!(human_count(1_200_000), "1,200,000");
         assert_eq!(human_bytes(512), "512 B");
         assert_eq!(human_bytes(1 << 30), "1.0 GiB");
+        for bytes in [1, 1000, 1 << 20, 1536 << 20, 3_000_000, 4097] {
+            assert_eq!(parse_bytes(&exact_bytes(bytes)), Ok(bytes));
+        }
+        assert_eq!((exact_bytes(256 << 20), exact_bytes(4097)), ("256MiB".into(), "4097B".into()));
     }
 }

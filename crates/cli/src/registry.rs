@@ -13,6 +13,8 @@ pub(crate) struct Connector<T: ?Sized> {
     pub(crate) about: &'static str,
     /// The JSON Schema of its config.
     pub(crate) spec: fn() -> Value,
+    /// The config's field that names a directory of this machine to write below, where it has one.
+    pub(crate) directory: Option<&'static str>,
     build: fn(Value) -> Result<Arc<T>>,
 }
 
@@ -31,6 +33,7 @@ pub(crate) static SOURCES: &[Connector<dyn DriverInterface>] = &[Connector {
     kind: "postgres",
     about: "PostgreSQL: tables, partitioned tables and views; full refresh and incremental",
     spec: lakeward_postgres::spec,
+    directory: None,
     build: |config| Ok(Arc::new(lakeward_postgres::PostgresDriver::from_config(config)?)),
 }];
 
@@ -40,12 +43,14 @@ pub(crate) static DESTINATIONS: &[Connector<dyn Destination>] = &[
         kind: "parquet",
         about: "Parquet files in a directory, with a commit log: exactly once",
         spec: lakeward_parquet::spec,
+        directory: Some("path"),
         build: |config| Ok(Arc::new(lakeward_parquet::ParquetDestination::from_config(config)?)),
     },
     Connector {
         kind: "null",
         about: "keeps nothing: measures a source alone",
         spec: lakeward_null::spec,
+        directory: None,
         build: |config| Ok(Arc::new(lakeward_null::NullDestination::from_config(config)?)),
     },
 ];

@@ -46,6 +46,21 @@ pub(crate) async fn abandon_on_signal<T>(work: impl Future<Output = Result<T>>) 
     }
 }
 
+/// Runs work that clears up after itself when `cancel` asks it to end, however long that takes.
+pub(crate) async fn cancel_on_signal<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut signals = Signals::listen()?;
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        result = &mut work => return result,
+        () = signals.next() => cancel.cancel(),
+    }
+    work.await
+}
+
 /// Runs work that stops by itself, in order, when `cancel` asks it to.
 pub(crate) async fn stop_on_signal<T>(
     console: &Console,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it stands")]
 
+mod bench;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -47,7 +49,13 @@ fn pipeline() -> tempfile::TempDir {
 #[test]
 fn help_and_version_are_results() {
     let directory = tempfile::tempdir().unwrap();
-    for arguments in [&["--help"][..], &["sync", "--help"], &["state", "rebuild", "--help"], &["--version"]] {
+    for arguments in [
+        &["--help"][..],
+        &["sync", "--help"],
+        &["state", "rebuild", "--help"],
+        &["bench", "chunk-size", "--help"],
+        &["--version"],
+    ] {
         let run = lakeward(directory.path(), arguments);
         assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{arguments:?}");
         assert!(!run.stdout.is_empty());

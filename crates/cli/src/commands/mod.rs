@@ -1,4 +1,4 @@
-//! The commands, a file each.
+//! The commands, a file each; `bench` has a folder of its own.
 
 mod check;
 mod clear;
@@ -6,7 +6,7 @@ mod compact;
 mod discover;
 mod peek;
 mod rebuild;
-mod selected;
+pub(crate) mod selected;
 mod spec;
 mod status;
 mod stream;
@@ -16,7 +16,8 @@ mod verify;
 use clap::CommandFactory;
 use lakeward_core::Result;
 
-use crate::args::{Cli, Command, StateCommand};
+use crate::args::{BenchCommand, Cli, Command, StateCommand};
+use crate::bench;
 use crate::failure::ExitCode;
 use crate::messages::Console;
 use crate::signals::abandon_on_signal;
@@ -34,6 +35,8 @@ pub(crate) async fn run(command: Command, console: &Console) -> Result<ExitCode>
         Command::Compact(args) => compact::run(&args, console).await,
         Command::Verify(args) => abandon_on_signal(verify::run(&args, console)).await,
         Command::Peek(args) => peek::run(&args),
+        Command::Bench(BenchCommand::ChunkSize(args)) => bench::chunk_size(&args, console).await,
+        Command::Bench(BenchCommand::Run(args)) => bench::run_once(&args).await,
         Command::State(StateCommand::Rebuild(args)) => rebuild::run(&args, console).await,
         Command::Clear(args) => clear::run(&args, console).await,
         Command::Completions { shell } => {
