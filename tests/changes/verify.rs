@@ -70,7 +70,15 @@ async fn at_one_place(version: Version) {
     };
     let run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
     for memory in ["1GiB", "64MiB", "1GiB"] {
-        let output = verify(&scene, &["--memory-limit", memory]).await;
+        let output = verify(&scene, &["--memory-limit", memory, "--wait", "20s"]).await;
+        if output.code != Some(0) {
+            panic!(
+                "{}\n{}\nwhile following:\n{}",
+                output.stdout,
+                output.stderr,
+                run.kill9().await.unwrap().stderr
+            );
+        }
         let result = output.assert_ok().json().unwrap();
         for table in tables {
             let found = found(&result, table);

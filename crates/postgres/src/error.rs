@@ -36,6 +36,8 @@ fn classify(code: &str) -> (ErrorKind, Option<&'static str>) {
         "55P03" => {
             (ErrorKind::Connection, Some("another session holds a lock on the table; see lock_timeout"))
         }
+        // Whoever looks at a slot has it for a moment.
+        "55006" => (ErrorKind::Connection, Some("another session uses the slot; see pg_replication_slots")),
         "53200" | "53100" | "58030" => (ErrorKind::Connection, None),
         "3D000" => (ErrorKind::Config, Some("the database does not exist: check \"database\" in the config")),
         "42501" => {
@@ -131,6 +133,7 @@ mod tests {
             ("08006", ErrorKind::Connection),
             ("53300", ErrorKind::Connection),
             ("40001", ErrorKind::Connection),
+            ("55006", ErrorKind::Connection),
             ("28P01", ErrorKind::Config),
             ("3D000", ErrorKind::Config),
             ("42501", ErrorKind::Source),

@@ -93,7 +93,7 @@ fn verdict(found: &StreamVerification) -> String {
     let mut words = vec![if found.is_exact() { "exact".to_owned() } else { "differs".to_owned() }];
     for (count, what) in [
         (found.repeated, "twice in the files"),
-        (found.pending, "changed since the last sync"),
+        (found.pending, "pending"),
         (found.tolerated, "not followed in this mode"),
     ] {
         if count > 0 {
@@ -143,8 +143,7 @@ mod tests {
             keys: vec![key("7", Difference::Missing, &[]), key("a\nb", Difference::Different, &["total"])],
         };
         let text = text(&[&found], Surface::Plain);
-        for expected in
-            ["1,000", "differs, 7 changed since", "missing    id=7", "id=a⏎b: total", "… of 3 rows"]
+        for expected in ["1,000", "differs, 7 pending", "missing    id=7", "id=a⏎b: total", "… of 3 rows"]
         {
             assert!(text.contains(expected), "{expected} in {text}");
         }

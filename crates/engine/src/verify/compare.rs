@@ -18,7 +18,7 @@ pub(super) struct Comparison {
     pub(super) extra: u64,
     /// Keys that both have, with other values.
     pub(super) different: u64,
-    /// Keys that differ because the source changed after the last sync.
+    /// Keys that differ because the source changed after the last sync, or have a value that a later change brings.
     pub(super) pending: u64,
     /// Rows that stand twice in the log, at one place of its order.
     pub(super) repeated: u64,
@@ -47,7 +47,8 @@ impl Judge {
         total: &mut Comparison,
     ) {
         source.sort_unstable();
-        let mut found = self.amount(log, &mut total.repeated);
+        let mut incomplete = HashSet::new();
+        let mut found = self.amount(log, &mut total.repeated, &mut incomplete);
         found.sort_unstable();
         total.source_rows += source.len() as u64;
         total.destination_rows += found.len() as u64;
@@ -59,7 +60,7 @@ impl Judge {
             if a == b {
                 continue;
             }
-            if pending.contains(&key) {
+            if pending.contains(&key) || incomplete.contains(&key) {
                 total.pending += 1;
                 continue;
             }
@@ -74,8 +75,13 @@ impl Judge {
         }
     }
 
-    /// The rows that a log amounts to.
-    fn amount(&self, mut log: Vec<LogRow>, repeated: &mut u64) -> Vec<(u128, u128)> {
+    /// The rows that a log amounts to; `incomplete` gets the keys of those that lack a value.
+    fn amount(
+        &self,
+        mut log: Vec<LogRow>,
+        repeated: &mut u64,
+        incomplete: &mut HashSet<u128>,
+    ) -> Vec<(u128, u128)> {
         log.retain(|row| row.order > self.ended);
         log.sort_unstable();
         match self.meaning {
@@ -96,25 +102,38 @@ impl Judge {
                 for versions in log.chunk_by(|a, b| a.key == b.key) {
                     *repeated +=
                         versions.windows(2).filter(|pair| pair[0].order == pair[1].order).count() as u64;
-                    rows.extend(self.last(versions).map(|row| (versions[0].key, row)));
+                    if let Some((row, complete)) = self.last(versions) {
+                        rows.push((versions[0].key, row));
+                        if !complete {
+                            incomplete.insert(versions[0].key);
+                        }
+                    }
                 }
                 rows
             }
         }
     }
 
-    /// The last version of a row, each value the last that was sent; `None` where it was deleted.
-    fn last(&self, versions: &[LogRow]) -> Option<u128> {
+    /// The last version of a row, each value the last that was sent, and whether all were sent since the row came to
+    /// be; `None` where it was deleted.
+    ///
+    /// A row whose key changes takes values with it that are not sent; they are looked up at the source. One that has
+    /// moved on by then, or is gone, cannot be found there: the change that moved it comes later in the log.
+    fn last(&self, versions: &[LogRow]) -> Option<(u128, bool)> {
         let last = versions.last().filter(|row| !row.deleted)?;
-        let Values::Columns(columns) = &last.values else { return Some(self.digest(&last.values)) };
+        let Values::Columns(columns) = &last.values else { return Some((self.digest(&last.values), true)) };
+        let came = versions.iter().rposition(|row| row.deleted).map_or(0, |deleted| deleted + 1);
+        let mut complete = true;
         let value = |column: usize| {
-            let sent = versions.iter().rev().find_map(|row| match &row.values {
+            let sent = versions[came..].iter().rev().find_map(|row| match &row.values {
                 Values::Columns(values) => values[column],
                 Values::Row(_) => None,
             });
+            complete &= sent.is_some();
             sent.unwrap_or(self.nulls[column])
         };
-        Some(row_digest((0..columns.len()).map(value)))
+        let row = row_digest((0..columns.len()).map(value));
+        Some((row, complete))
     }
 
     fn digest(&self, values: &Values) -> u128 {
@@ -168,6 +187,13 @@ mod tests {
         let other = compared(&judge(Meaning::LastOfKey), vec![source(1, [7, 5]), source(2, [1, 1])], log);
         assert_eq!((other.missing, other.extra, other.different), (1, 1, 1));
         assert_eq!(other.keys, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_row_that_lacks_a_value_waits_for_it() {
+        let log = vec![row(1, 1, [Some(5), Some(6)]), delete(1, 2), row(1, 3, [Some(7), None])];
+        let found = compared(&judge(Meaning::LastOfKey), vec![source(1, [7, 6])], log);
+        assert_eq!((found.different, found.pending), (0, 1));
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub struct StreamVerification {
     pub different: u64,
     /// Rows that stand twice in the files, at one place of their order. A view shows them once.
     pub repeated: u64,
-    /// In incremental mode, rows that the next pass will read: they are no differences.
+    /// Rows that differ and are no differences: in incremental mode those that the next pass will read; where changes
+    /// are followed, those with a value that the source did not send and a later change brings.
     pub pending: u64,
     /// Rows that the mode lets stand: those deleted at the source, or superseded without a key, in incremental
     /// mode; those from before the beginning in strict_cdc. They are no differences.
