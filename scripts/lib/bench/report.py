@@ -180,6 +180,14 @@ def beside(results):
     yield conditions(results, [results["command"]])
 
 
+def many(results):
+    yield f"## {results['tables']:,} tiny tables\n"
+    yield targets(results["targets"])
+    median = results["median"]
+    yield f"{median['cpu_seconds']:.1f} s of CPU, {median['peak_rss_bytes'] / MIB:,.0f} MiB at most.\n"
+    yield conditions(results, [results["command"]])
+
+
 SECTIONS = {
     "backfill": backfill,
     "memory": memory,
@@ -190,6 +198,7 @@ SECTIONS = {
     "follow": follow,
     "soak": follow,
     "beside": beside,
+    "many": many,
 }
 
 
