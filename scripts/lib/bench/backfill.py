@@ -7,11 +7,11 @@ ONE_CONNECTION = 1.15
 TWO_CONNECTIONS = 1.0
 
 
-def run(bed, rows, runs):
+def run(bed, asked):
     # Everything is filled and hashed before anything is measured.
-    expected = {table: bed.table(table, rows) for table in CPU_PER_MILLION}
-    content = bed.context(rows)
-    content["tables"] = {table: measure_table(bed, table, rows, runs, expected[table]) for table in expected}
+    expected = {table: bed.table(table, asked.rows) for table in CPU_PER_MILLION}
+    content = bed.context(asked.rows)
+    content["tables"] = {table: measure_table(bed, table, asked.rows, asked.runs, expected[table]) for table in expected}
     measure.save("backfill", content)
 
 

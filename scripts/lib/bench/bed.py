@@ -212,6 +212,11 @@ class Project:
         command = [self.bed.program, "sync", "--config", "source.json", "--destination", "destination.json"]
         return [*command, "--streams", "streams.json", "--state", "state.json", *more]
 
+    def start(self, command):
+        """Begins a command; what it says goes into a file beside its project."""
+        said = (self.directory / "said.txt").open("w")
+        return subprocess.Popen(command, cwd=self.directory, env=self.bed.environment, stdin=subprocess.DEVNULL, stderr=said)
+
     def forget(self):
         """Back to before the first sync."""
         shutil.rmtree(self.directory / "lake", ignore_errors=True)
@@ -253,3 +258,35 @@ class Project:
 
     def lake_bytes(self):
         return sum(path.stat().st_size for path in (self.directory / "lake").rglob("*.parquet"))
+
+
+class Pace:
+    """Transactions of 20 updated rows each, at an even pace, by pgbench."""
+
+    BATCH = 20
+
+    def __init__(self, bed, seconds, changes_per_second, table="ledger", rows=100_000):
+        column = {"ledger": "amount = amount + 0.01"}.get(table, "fare_amount = fare_amount + 0.01")
+        script = WORK / "pace.sql"
+        script.write_text(
+            f"\\set start random(1, {rows - self.BATCH})\n"
+            f"UPDATE {table} SET {column} WHERE id BETWEEN :start AND :start + {self.BATCH - 1};\n"
+        )
+        command = [bed.server_program("pgbench"), "--no-vacuum", "--client", "2", "--protocol", "prepared"]
+        command += ["--rate", str(changes_per_second // self.BATCH), "--time", str(seconds), "--file", str(script)]
+        self.child = subprocess.Popen(command, env=bed.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def wait(self):
+        if self.child.wait() != 0:
+            raise host.Failure(f"pgbench ended with {self.child.returncode}")
+
+    def stop(self):
+        if self.child.poll() is None:
+            self.child.terminate()
+            self.child.wait()

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import host
@@ -60,10 +61,15 @@ def median(runs, what="seconds"):
     return statistics.median(getattr(one, what) for one in runs)
 
 
+def bare(command):
+    """A command line with the paths of this machine cut short."""
+    return [Path(part).name if str(part).startswith("/") else str(part) for part in command]
+
+
 def measurement(runs, command, **more):
     """All runs of one contender, with medians."""
     return {
-        "command": command,
+        "command": bare(command),
         "runs": [one.to_json() for one in runs],
         "median": {
             "seconds": round(median(runs), 4),

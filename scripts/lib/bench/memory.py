@@ -7,10 +7,9 @@ MIB = 1 << 20
 CASES = {2: (300 * MIB, "32MiB"), 16: (512 * MIB, "16MiB")}
 
 
-def run(bed, rows, runs):
-    del runs
-    tables = {table: bed.table(table, rows) for table in ("trips", "wide")}
-    content = bed.context(rows)
+def run(bed, asked):
+    tables = {table: bed.table(table, asked.rows) for table in ("trips", "wide")}
+    content = bed.context(asked.rows)
     content["tables"] = {}
     for table, expected in tables.items():
         project = bed.project(table)

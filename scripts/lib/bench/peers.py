@@ -12,15 +12,15 @@ CONNECTORX = Path(__file__).resolve().parent / "connectorx_parquet.py"
 TABLE = "trips"
 
 
-def run(bed, rows, runs):
-    expected = bed.table(TABLE, rows)
-    content = bed.context(rows)
+def run(bed, asked):
+    expected = bed.table(TABLE, asked.rows)
+    content = bed.context(asked.rows)
     project = bed.project(TABLE)
     url = f"postgresql://postgres:{postgres.PASSWORD}@127.0.0.1:{bed.port}/{DATABASE}"
     output = WORK / "connectorx"
     peer = [bed.python, str(CONNECTORX), url, TABLE, str(output / f"{TABLE}.parquet")]
     ours, theirs = [], []
-    for number in range(1, runs + 1):
+    for number in range(1, asked.runs + 1):
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
         theirs.append(measure.run(peer))

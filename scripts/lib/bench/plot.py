@@ -1,4 +1,4 @@
-"""Bar plots as SVG, readable on light and on dark ground."""
+"""Plots as SVG, readable on light and on dark ground."""
 
 from xml.sax.saxutils import escape
 
@@ -7,9 +7,11 @@ BARS = 400
 VALUES = 70
 ROW = 30
 TOP = 40
+HEIGHT = 160
+LEFT = 70
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#57606a}.title{font-weight:600}.bar{fill:#8c959f}"
-    ".own{fill:#1f6feb}.spread,.limit{stroke:#57606a;stroke-width:1.5}.limit{stroke-dasharray:4 3}"
+    ".own{fill:#1f6feb}.line{fill:none;stroke:#1f6feb;stroke-width:1.5}.axis{stroke:#8c959f}.spread,.limit{stroke:#57606a;stroke-width:1.5}.limit{stroke-dasharray:4 3}"
     "@media(prefers-color-scheme:dark){text{fill:#adbac7}.spread,.limit{stroke:#adbac7}}"
 )
 
@@ -40,6 +42,31 @@ def bars(title, rows, limit=None):
     if limit is not None:
         parts.append(f'<path class="limit" d="M{x(limit)} {TOP - 6}V{height - 6}"/>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def line(title, points):
+    """A line through points, from zero."""
+    most = max(y for _, y in points) or 1
+    last = max(x for x, _ in points) or 1
+    width, bottom = LEFT + BARS + VALUES, TOP + HEIGHT
+
+    def place(x, y):
+        return f"{LEFT + (BARS + VALUES - 20) * x / last:.1f} {bottom - HEIGHT * y / most:.1f}"
+
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 30}"'
+            f' viewBox="0 0 {width} {bottom + 30}" role="img" aria-label="{escape(title)}">',
+            f"<style>{STYLE}</style>",
+            f'<text class="title" x="10" y="22">{escape(title)}</text>',
+            f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{width - 20}" fill="none"/>',
+            f'<text x="{LEFT - 8}" y="{TOP + 5}" text-anchor="end">{number(most)}</text>',
+            f'<text x="{LEFT - 8}" y="{bottom}" text-anchor="end">0</text>',
+            f'<text x="{width - 20}" y="{bottom + 20}" text-anchor="end">{number(last)}</text>',
+            f'<path class="line" d="M{"L".join(place(x, y) for x, y in points)}"/>',
+            "</svg>\n",
+        ]
+    )
 
 
 def number(value):

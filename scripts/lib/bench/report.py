@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from pathlib import Path
 
 import host
 from bench import measure, plot
@@ -133,27 +132,74 @@ def changes(results):
         " pgoutput into `/dev/null` over the same log. Lakeward commits Parquet every second or 64 MiB. After each run the"
         " latest view of the files held exactly the source's rows.\n"
     )
-    of = results["against_pg_recvlogical"]
-    found = of["measurements"]
+    found = results["measurements"]
     bars = [(name, one["median"]["seconds"], spread(one)) for name, one in found.items()]
     yield draw("changes", "A million changes: seconds", bars, limit=found["pg_recvlogical"]["median"]["seconds"])
     rows = [[name, seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one)] for name, one in found.items()]
     yield table_of(["", "wall", "CPU", "peak memory"], rows)
-    yield targets(of["targets"])
-    one = results["transaction"]
-    yield f"### One transaction of {one['rows']:,} rows\n"
-    yield table_of(["", "measured", ""], [["peak memory", mib(one), verdict(one["target"])], ["wall", seconds(one), ""]])
-    one = results["followed"]
-    yield f"### Followed, {one['changes_per_second']:,} changes a second\n"
-    yield (
-        "From the commit at the source until a committed file with the change is there to be found, default settings,"
-        f" over {one['seconds']} s; resident memory reached {one['peak_rss_mib']:.0f} MiB.\n"
-    )
-    yield targets(one["targets"])
+    yield targets(results["targets"])
     yield conditions(results, [one["command"] for one in found.values()])
 
 
-SECTIONS = {"backfill": backfill, "memory": memory, "peers": peers, "resume": resume, "changes": changes}
+def transaction(results):
+    yield f"## One transaction of {results['rows']:,} rows\n"
+    yield "A single insert, read from the log and committed; the latest view then held exactly the source's rows.\n"
+    yield targets(results["targets"])
+    median = results["median"]
+    yield f"{median['seconds']:.1f} s, {median['cpu_seconds']:.1f} s of CPU.\n"
+    yield conditions(results, [results["command"]])
+
+
+def follow(results):
+    hours = results["seconds"] / 3600
+    length = f"{hours:.1f} hours" if hours >= 0.5 else f"{results['seconds']} seconds"
+    yield f"## Followed for {length}, {results['changes_per_second']:,} changes a second\n"
+    yield (
+        "From the commit at the source until a committed file with the change is there to be found, default settings,"
+        f" {results['changes']:,} changes. Small files were merged meanwhile: there were at most {results['most_files']}."
+        f" Resident memory reached {results['peak_rss_mib']:.0f} MiB. Afterwards the latest view held exactly the"
+        " source's rows.\n"
+    )
+    name = "soak" if hours >= 0.5 else "follow"
+    samples = results["samples"]
+    yield draw_lines(f"{name}-memory", "Resident memory: MiB over seconds", [(at, rss) for at, rss, _ in samples])
+    yield draw_lines(f"{name}-files", "Files over seconds", [(at, files) for at, _, files in samples])
+    yield targets(results["targets"])
+    yield conditions(results, [results["command"]])
+
+
+def beside(results):
+    yield f"## A backfill of {results['rows']:,} rows under {results['changes_per_second']:,} changes a second\n"
+    yield (
+        f"`trips` in mode `cdc`, concurrent. The sync took {results['seconds']:.1f} s; the place from which the server"
+        f" keeps its log moved on {results['restart_lsn_advanced']} times meanwhile, and it kept"
+        f" {results['most_log_kept_bytes'] / MIB:,.0f} MiB at most. Once the writers had stopped, a sync left exactly the"
+        " source's rows.\n"
+    )
+    yield draw_lines("beside", "Log kept at the source: MiB over seconds", [(at, kept / MIB) for at, _, kept in results["samples"]])
+    yield conditions(results, [results["command"]])
+
+
+def many(results):
+    yield f"## {results['tables']:,} tiny tables\n"
+    yield targets(results["targets"])
+    median = results["median"]
+    yield f"{median['cpu_seconds']:.1f} s of CPU, {median['peak_rss_bytes'] / MIB:,.0f} MiB at most.\n"
+    yield conditions(results, [results["command"]])
+
+
+SECTIONS = {
+    "backfill": backfill,
+    "memory": memory,
+    "peers": peers,
+    "resume": resume,
+    "changes": changes,
+    "transaction": transaction,
+    "follow": follow,
+    "soak": follow,
+    "beside": beside,
+    "many": many,
+}
 
 
 def table_of(head, rows):
@@ -198,19 +244,22 @@ def conditions(results, commands):
         f"- {versions}",
         f"- PostgreSQL with {settings}\n",
         "```sh",
-        *dict.fromkeys(shown(command) for command in commands),
+        *dict.fromkeys(shlex.join(command) for command in commands),
         "```\n",
         "</details>\n",
     ]
     return "\n".join(lines)
 
 
-def shown(command):
-    """A command line with the paths of this machine cut short."""
-    return shlex.join(Path(part).name if part.startswith("/") else part for part in command)
-
-
 def draw(name, title, bars, limit=None):
+    return keep(name, title, plot.bars(title, bars, limit))
+
+
+def draw_lines(name, title, points):
+    return keep(name, title, plot.line(title, points))
+
+
+def keep(name, title, drawing):
     PLOTS.mkdir(parents=True, exist_ok=True)
-    (PLOTS / f"{name}.svg").write_text(plot.bars(title, bars, limit))
+    (PLOTS / f"{name}.svg").write_text(drawing)
     return f"![{title}](benchmarks/{name}.svg)\n"

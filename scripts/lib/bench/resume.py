@@ -16,16 +16,15 @@ CONNECTIONS = "2"
 PATIENCE = 600
 
 
-def run(bed, rows, runs):
-    del runs
-    expected = bed.table(TABLE, rows)
-    content = bed.context(rows)
+def run(bed, asked):
+    expected = bed.table(TABLE, asked.rows)
+    content = bed.context(asked.rows)
     project = bed.project(TABLE)
     size = int(bed.sql(f"SELECT pg_relation_size('{TABLE}')"))
     chunk = min(CHUNK_BYTES, size // LEAST_CHUNKS)
     options = ["--max-connections", CONNECTIONS, "--chunk-size", f"{chunk >> 10}KiB"]
-    content["command"] = project.command(*options)
-    content["kills"] = [killed(bed, project, expected, share, rows, options) for share in SHARES]
+    content["command"] = measure.bare(project.command(*options))
+    content["kills"] = [killed(bed, project, expected, share, asked.rows, options) for share in SHARES]
     measure.save("resume", content)
 
 
