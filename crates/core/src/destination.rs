@@ -56,8 +56,6 @@ pub struct VisibleFile {
 
 /// The rows of a stream, all versions of them, that readers see at one commit.
 pub struct CommittedRows {
-    /// Where the stream stood at that commit.
-    pub head: StreamHead,
     /// Whether any row lacks a value because the source did not send it: `unchanged` names its column.
     pub partial: bool,
     /// The rows in no order. First operation, order and `unchanged` as in [`SystemColumns`](crate::SystemColumns),

@@ -22,7 +22,7 @@ use crate::compact::{Choice, full};
 use crate::config::{ParquetConfig, Settings};
 use crate::durable::{self, StreamLock, ensure_dir, names, sync_dir, walk, write_synced};
 use crate::error::io_error;
-use crate::fold::Fold;
+use crate::fold::{Fold, LiveFile};
 use crate::layout::{Layout, StreamPaths, hex, is_ours};
 use crate::merge::{Merged, Places, merge};
 use crate::view::View;
@@ -286,7 +286,7 @@ impl Destination for ParquetDestination {
         let (id, columns) = (stream.clone(), columns.clone());
         let rows = self.blocking(move |shared| {
             let paths = shared.layout.stream(&id)?;
-            read::rows(&paths, log::read(&paths)?, &columns)
+            read::rows(&paths, &log::read(&paths)?, &columns)
         });
         rows.await.map_err(|error| error.at("stream", stream))
     }
@@ -471,11 +471,13 @@ impl Shared {
 }
 
 /// Where a committed file lies at this moment: at its place, or on the way there.
-pub(crate) fn located(paths: &StreamPaths, path: &str, file: &crate::fold::LiveFile) -> PathBuf {
-    let place = paths.visible.join(path);
-    if place.exists() {
-        return place;
-    }
-    let on_the_way = [paths.meta.join(&file.facts.staged), paths.hidden(file.generation).join(path)];
-    on_the_way.into_iter().find(|path| path.exists()).unwrap_or(place)
+fn located(paths: &StreamPaths, path: &str, file: &LiveFile) -> PathBuf {
+    let places = places(paths, path, file);
+    let found = places.iter().position(|path| path.exists());
+    places[found.unwrap_or(0)].clone()
+}
+
+/// Where a committed file may lie: at its place, or on the way there.
+pub(crate) fn places(paths: &StreamPaths, path: &str, file: &LiveFile) -> [PathBuf; 3] {
+    [paths.visible.join(path), paths.meta.join(&file.facts.staged), paths.hidden(file.generation).join(path)]
 }

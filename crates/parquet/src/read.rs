@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use crate::destination::places;
 use crate::error::io_error;
 use crate::fold::Fold;
 use crate::layout::{StreamPaths, hex};
@@ -30,13 +31,27 @@ const BATCHES_AHEAD: usize = 4;
 
 /// One committed file.
 struct Committed {
-    path: PathBuf,
+    /// Where it lies, or will lie in a moment.
+    places: [PathBuf; 3],
     rows: u64,
     sha256: String,
 }
 
+impl Committed {
+    /// It may be moved to its place just while it is looked for.
+    fn open(&self) -> Result<(File, PathBuf)> {
+        for path in self.places.iter().chain(&self.places) {
+            if let Ok(file) = File::open(path) {
+                return Ok((file, path.clone()));
+            }
+        }
+        let [place, ..] = &self.places;
+        open(place).map(|file| (file, place.clone()))
+    }
+}
+
 /// The rows that readers of a stream see at the log's last commit.
-pub(crate) fn rows(paths: &StreamPaths, fold: Fold, columns: &Schema) -> Result<CommittedRows> {
+pub(crate) fn rows(paths: &StreamPaths, fold: &Fold, columns: &Schema) -> Result<CommittedRows> {
     let [op, seq, _, _, unchanged, _] = SystemColumns::default().names();
     let mut fields = vec![
         ColumnType::Text.field(&op),
@@ -50,14 +65,16 @@ pub(crate) fn rows(paths: &StreamPaths, fold: Fold, columns: &Schema) -> Result<
         .iter()
         .filter(|(_, file)| fold.is_visible(file.generation))
         .map(|(path, file)| Committed {
-            path: crate::destination::located(paths, path, file),
+            places: places(paths, path, file),
             rows: file.facts.rows,
             sha256: file.facts.sha256.clone(),
         })
         .collect();
     let mut partial = false;
     for file in &files {
-        partial |= has_values(footer(&file.path)?.metadata(), &unchanged);
+        let (opened, path) = file.open()?;
+        let footer = ArrowReaderMetadata::load(&opened, ArrowReaderOptions::new());
+        partial |= has_values(footer.map_err(|error| read_error(&path, error))?.metadata(), &unchanged);
     }
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     spawn_blocking(move || {
@@ -75,13 +92,13 @@ pub(crate) fn rows(paths: &StreamPaths, fold: Fold, columns: &Schema) -> Result<
     let batches = futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|batch| (batch, receiver))
     });
-    Ok(CommittedRows { head: fold.head(), partial, batches: batches.boxed() })
+    Ok(CommittedRows { partial, batches: batches.boxed() })
 }
 
 fn send(file: &Committed, schema: &SchemaRef, sender: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
-    let path = &file.path;
+    let (opened, path) = file.open()?;
+    let path = path.as_path();
     let fail = |error| read_error(path, error);
-    let opened = open(path)?;
     verify(&opened, &file.sha256, path, &CancellationToken::new())?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(opened).map_err(fail)?;
     let wanted: Vec<usize> = (0..builder.schema().fields().len())
@@ -122,11 +139,6 @@ fn completed(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema.clone(), columns?, &options)
         .map_err(|error| Error::bug("rows of a file cannot be read back").source(error))
-}
-
-fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
-    ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new())
-        .map_err(|error| read_error(path, error))
 }
 
 /// Whether a list column may hold anything; where statistics do not tell it may.

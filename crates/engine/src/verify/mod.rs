@@ -424,24 +424,29 @@ impl Verifier {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let read = self.destination.rows(&self.stream.target, &self.stream.schema).await?;
-            if read.head.generation != extent.generation {
+            let (before, _) = self.head().await?;
+            if before.generation != extent.generation {
                 return Err(
                     Error::new(ErrorKind::Schema, "the stream was read anew meanwhile").hint("verify again")
                 );
             }
-            let mut result = begin(read.partial);
-            let mut batches = read.batches;
-            let failed = loop {
-                match batches.next().await {
-                    None => return Ok(result),
-                    Some(Ok(batch)) => take(&mut result, &LogBatch::of(&batch)?)?,
-                    Some(Err(error)) => break error,
+            let failed = match self.destination.rows(&self.stream.target, &self.stream.schema).await {
+                Err(error) => error,
+                Ok(read) => {
+                    let mut result = begin(read.partial);
+                    let mut batches = read.batches;
+                    loop {
+                        match batches.next().await {
+                            None => return Ok(result),
+                            Some(Ok(batch)) => take(&mut result, &LogBatch::of(&batch)?)?,
+                            Some(Err(error)) => break error,
+                        }
+                    }
                 }
             };
             // What was merged into another file may go while it is read; what is damaged stays so.
-            let (head, _) = self.head().await?;
-            if attempts >= READ_ATTEMPTS || head.commit == read.head.commit {
+            let (after, _) = self.head().await?;
+            if attempts >= READ_ATTEMPTS || after.commit == before.commit {
                 return Err(failed);
             }
         }
