@@ -436,6 +436,12 @@ impl ConfiguredStream {
         Schema { columns: self.schema.columns.iter().chain(&self.retired.columns).cloned().collect() }
     }
 
+    /// The same stream as one that is merely read: for that it need not join the source's log.
+    #[must_use]
+    pub fn merely_read(&self) -> Self {
+        Self { sync_mode: SyncMode::FullRefresh, ..self.clone() }
+    }
+
     /// What makes a generation of this stream one thing.
     pub fn definition(&self) -> Definition {
         Definition {

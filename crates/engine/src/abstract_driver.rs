@@ -94,11 +94,6 @@ impl AbstractDriver {
         Ok(resolved)
     }
 
-    /// Connections that read at once.
-    pub(crate) fn reader_count(&self) -> usize {
-        self.options.max_connections.unwrap_or_else(|| self.driver.max_connections()).max(1)
-    }
-
     /// Runs every selected stream in its mode.
     ///
     /// A stream that fails does not stop the others; what it had committed stands. Where the run was cancelled,
@@ -125,7 +120,7 @@ impl AbstractDriver {
             streams: streams.len(),
         });
         let heads = self.destination.heads().await?;
-        let readers = self.reader_count();
+        let readers = self.options.reader_count(self.driver.as_ref());
         let budget = MemoryBudget::new(self.options.budget_bytes());
         let commits = Arc::new(CommitPath::new(
             self.destination.clone(),

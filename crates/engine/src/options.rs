@@ -1,6 +1,6 @@
 //! What a run may use.
 
-use lakeward_core::{ChangeMode, CheckpointInterval};
+use lakeward_core::{ChangeMode, CheckpointInterval, DriverInterface};
 use tokio_util::sync::CancellationToken;
 
 /// What a run may use, and how it ends.
@@ -37,6 +37,11 @@ impl Options {
     const MAX_BATCHES_BYTES: usize = 128 << 20;
     /// Batches of one reader that are alive at once, in the making and in the writing, with room for a second copy.
     const BATCHES_PER_READER: usize = 6;
+
+    /// Connections that read at once.
+    pub(crate) fn reader_count(&self, driver: &dyn DriverInterface) -> usize {
+        self.max_connections.unwrap_or_else(|| driver.max_connections()).max(1)
+    }
 
     pub(crate) fn budget_bytes(&self) -> usize {
         // Of a limit that is hardly more than the process, some is given away all the same: rows must get through.

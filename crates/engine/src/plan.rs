@@ -1,6 +1,6 @@
 //! What a sync would do, without doing it.
 
-use lakeward_core::{Catalog, ConfiguredStream, Destination, DriverInterface, Result, StreamId, SyncMode};
+use lakeward_core::{Catalog, Destination, DriverInterface, Result, StreamId, SyncMode};
 use serde::Serialize;
 
 use crate::abstract_driver::AbstractDriver;
@@ -39,9 +39,7 @@ impl AbstractDriver {
             let head = heads.iter().find(|(id, _)| *id == stream.target).map(|(_, head)| head);
             let (action, reads_chunks) = describe(head, &stream.target, stream.sync_mode);
             let chunks = if reads_chunks {
-                // Merely to look at it, a stream need not join the source's log.
-                let alone = ConfiguredStream { sync_mode: SyncMode::FullRefresh, ..stream.as_ref().clone() };
-                let session = driver.begin_backfill(&alone).await?;
+                let session = driver.begin_backfill(&stream.merely_read()).await?;
                 let earlier = head.and_then(|head| head.open.as_ref()).map(|open| open.plan.as_slice());
                 let split = driver.get_or_split_chunks(&stream, &session, earlier, chunk_bytes).await;
                 driver.end_backfill(session).await;

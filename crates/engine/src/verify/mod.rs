@@ -145,10 +145,7 @@ impl AbstractDriver {
                 driver: driver.clone(),
                 destination: destination.clone(),
                 state: state.to_owned(),
-                alone: Arc::new(ConfiguredStream {
-                    sync_mode: SyncMode::FullRefresh,
-                    ..stream.as_ref().clone()
-                }),
+                alone: Arc::new(stream.merely_read()),
                 stream,
                 options: options.clone(),
                 events: events.clone(),

@@ -79,7 +79,7 @@ impl Verifier {
         mut take: impl FnMut(Vec<T>) -> Result<()>,
     ) -> Result<()> {
         let limits = &self.options.limits;
-        let readers = limits.max_connections.unwrap_or_else(|| self.driver.max_connections()).max(1);
+        let readers = limits.reader_count(self.driver.as_ref());
         let chunk_bytes =
             limits.chunk_bytes.min(LARGEST_CHUNK).min((self.budget.total() / CHUNK_SHARE) as u64);
         let chunks =
