@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::lakeward::{Output, Running, Signal};
@@ -78,26 +76,16 @@ async fn compact(scene: &Followed, further: &[&str]) -> Output {
 async fn bounded(version: Version) {
     let mut rng = StdRng::seed_from_u64(seed());
     let mut scene = scene(version).await;
-    let over = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let (over, client) = (over.clone(), scene.db.client().await.unwrap());
-        tokio::spawn(async move {
-            for n in 0.. {
-                if over.load(Ordering::SeqCst) {
-                    return n;
-                }
-                let (id, part, old) = (1000 + n, n % 3, 1 + n * 7 % 500);
-                let sql = format!(
-                    "BEGIN; INSERT INTO plain VALUES ({id}, {part}, {n}, 'new'); UPDATE plain SET n = {n} WHERE id = {old};
-                     INSERT INTO parted VALUES ({id}, {part}, {n}, 'new'); UPDATE parted SET n = {n}, note = note || 'y' WHERE id = {old}; COMMIT;
-                     DELETE FROM plain WHERE id = {id} - 50 AND id % 5 = 0; DELETE FROM parted WHERE id = {id} - 50 AND id % 5 = 0"
-                );
-                client.batch_execute(&sql).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(15)).await;
-            }
-            0
+    let writer = scene
+        .keep_writing(Duration::from_millis(15), |n| {
+            let (id, part, old) = (1000 + n, n % 3, 1 + n * 7 % 500);
+            format!(
+                "BEGIN; INSERT INTO plain VALUES ({id}, {part}, {n}, 'new'); UPDATE plain SET n = {n} WHERE id = {old};
+                 INSERT INTO parted VALUES ({id}, {part}, {n}, 'new'); UPDATE parted SET n = {n}, note = note || 'y' WHERE id = {old}; COMMIT;
+                 DELETE FROM plain WHERE id = {id} - 50 AND id % 5 = 0; DELETE FROM parted WHERE id = {id} - 50 AND id % 5 = 0"
+            )
         })
-    };
+        .await;
     let mut run = scene.start(FOLLOW);
     let mut greatest = watch(&scene, &mut run, Duration::from_secs(12)).await;
     // While a run follows, it is the one that merges.
@@ -130,8 +118,7 @@ async fn bounded(version: Version) {
     greatest = greatest.max(watch(&scene, &mut run, Duration::from_secs(2)).await);
     run.signal(Signal::TERM).unwrap();
     run.wait_timeout(Duration::from_secs(15)).await.unwrap().assert_code(130);
-    over.store(true, Ordering::SeqCst);
-    let transactions = writer.await.unwrap();
+    let transactions = writer.stop().await;
     scene.sync().await;
     let state = scene.project.state().unwrap();
     let commits =

@@ -1,11 +1,14 @@
 //! A database whose tables are followed, and questions to source, state and destination.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::lakeward::{Output, Project, Running};
 use lakeward_testkit::reconcile::{Options, Report, reconcile};
 use lakeward_testkit::server::{PgServer, TestDatabase};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 const LAKEWARD: &str = env!("CARGO_BIN_EXE_lakeward");
 
@@ -84,6 +87,26 @@ impl Followed {
         self.project.assert_nothing_forgotten_early(&self.db).await;
     }
 
+    /// Runs statements again and again, each time those that come of the next number, with a pause behind each.
+    pub async fn keep_writing(
+        &self,
+        pause: Duration,
+        sql: impl Fn(i32) -> String + Send + 'static,
+    ) -> KeptWriting {
+        let over = Arc::new(AtomicBool::new(false));
+        let (ends, client) = (over.clone(), self.db.client().await.unwrap());
+        let task = tokio::spawn(async move {
+            let mut n = 0;
+            while !ends.load(Ordering::SeqCst) {
+                client.batch_execute(&sql(n)).await.unwrap();
+                tokio::time::sleep(pause).await;
+                n += 1;
+            }
+            n
+        });
+        KeptWriting { over, task }
+    }
+
     /// Waits until this query says `t`, while the run goes on.
     pub async fn until(&self, run: &mut Running, sql: &str) {
         let start = Instant::now();
@@ -92,5 +115,19 @@ impl Followed {
             assert!(start.elapsed() < Duration::from_secs(60), "it takes too long: {sql}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// Statements that are run until they are stopped.
+pub struct KeptWriting {
+    over: Arc<AtomicBool>,
+    task: JoinHandle<i32>,
+}
+
+impl KeptWriting {
+    /// Lets the last ones end, and says how often they ran.
+    pub async fn stop(self) -> i32 {
+        self.over.store(true, Ordering::SeqCst);
+        self.task.await.unwrap()
     }
 }

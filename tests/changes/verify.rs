@@ -1,8 +1,6 @@
 //! `lakeward verify` finds what differs and nothing else, also while the source is written to.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lakeward_testkit::lakeward::{Output, Signal};
@@ -47,27 +45,18 @@ async fn at_one_place(version: Version) {
     let tables = ["kept", "loose", "parted"];
     let scene = Followed::new(&PgServer::shared(version), &create, &tables).await;
     scene.sync().await;
-    let over = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let (over, client) = (over.clone(), scene.db.client().await.unwrap());
-        tokio::spawn(async move {
-            for n in 0.. {
-                if over.load(Ordering::SeqCst) {
-                    return;
-                }
-                let id = 1 + n * 31 % 300;
-                let sql = format!(
-                    "BEGIN; UPDATE kept SET n = {n} WHERE id = {id}; UPDATE kept SET id = -id WHERE id IN ({id}, -{id}) AND {n} % 5 = 0; COMMIT;
-                     BEGIN; DELETE FROM kept WHERE id = {id} + 1 AND {n} % 3 = 0;
-                     INSERT INTO kept VALUES (1000 + {n}, {n}, {VALUES}); COMMIT;
-                     INSERT INTO loose VALUES ({n} % 7, 'x'); DELETE FROM loose WHERE ctid = (SELECT min(ctid) FROM loose WHERE n = {n} % 5);
-                     UPDATE parted SET part = (part + 1) % 3, n = {n} WHERE id = 1 + {n} % 200"
-                );
-                client.batch_execute(&sql).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(3)).await;
-            }
+    let writer = scene
+        .keep_writing(Duration::from_millis(3), |n| {
+            let id = 1 + n * 31 % 300;
+            format!(
+                "BEGIN; UPDATE kept SET n = {n} WHERE id = {id}; UPDATE kept SET id = -id WHERE id IN ({id}, -{id}) AND {n} % 5 = 0; COMMIT;
+                 BEGIN; DELETE FROM kept WHERE id = {id} + 1 AND {n} % 3 = 0;
+                 INSERT INTO kept VALUES (1000 + {n}, {n}, {VALUES}); COMMIT;
+                 INSERT INTO loose VALUES ({n} % 7, 'x'); DELETE FROM loose WHERE ctid = (SELECT min(ctid) FROM loose WHERE n = {n} % 5);
+                 UPDATE parted SET part = (part + 1) % 3, n = {n} WHERE id = 1 + {n} % 200"
+            )
         })
-    };
+        .await;
     let run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
     for memory in ["1GiB", "64MiB", "1GiB"] {
         let output = verify(&scene, &["--memory-limit", memory, "--wait", "20s"]).await;
@@ -98,8 +87,7 @@ async fn at_one_place(version: Version) {
         "{}",
         waiting.stderr
     );
-    over.store(true, Ordering::SeqCst);
-    writer.await.unwrap();
+    writer.stop().await;
     scene.sync().await;
     // What others write into the log does not matter.
     scene.sql("CREATE TABLE other AS SELECT generate_series(1, 1000) n").await;
