@@ -9,7 +9,9 @@ use futures::StreamExt;
 use lakeward_core::{ColumnType, MemoryBudget, OnBadValue, ReadContext, Secret};
 use lakeward_postgres::decode::{CopyFormat, PgType, RowDecoder, WireColumn};
 use lakeward_postgres::tls::{TlsMode, TlsSettings};
-use lakeward_postgres::wire::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_READ_TIMEOUT, Endpoint, copy_batches};
+use lakeward_postgres::wire::{
+    DEFAULT_CONNECT_TIMEOUT, DEFAULT_READ_TIMEOUT, Endpoint, Readers, copy_batches,
+};
 use tokio_util::sync::CancellationToken;
 
 const SHAPE: &str = "l i i t t b i n n n n i n n n n n n n n n n n i i i i i i";
@@ -42,7 +44,8 @@ async fn ours(endpoint: Endpoint, format: CopyFormat) -> usize {
         batch_bytes: BATCH_BYTES,
         cancel: CancellationToken::new(),
     };
-    let mut stream = copy_batches(endpoint, Vec::new(), sql(format).to_owned(), decoder(format), context);
+    let mut stream =
+        copy_batches(Readers::new(endpoint), Vec::new(), sql(format).to_owned(), decoder(format), context);
     let mut rows = 0;
     while let Some(batch) = stream.next().await {
         rows += batch.unwrap().rows.num_rows();

@@ -143,7 +143,7 @@ async fn attempt(
     };
     let detail = serde_json::to_value(&detail)
         .map_err(|error| Error::bug("a session's detail cannot be written").source(error))?;
-    holders.keep(&token, connection);
+    holders.keep(&token, connection, connector.resting());
     Ok(Some(Session {
         token,
         sequence: origin.as_ref().and_then(|origin| origin.lsn).map_or(0, |lsn| lsn.0),

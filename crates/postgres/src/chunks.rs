@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use lakeward_core::{Chunk, ConfiguredStream, Error, ErrorKind, Result, Session};
 
-use crate::connect::{Connection, Connector};
-use crate::session::{Detail, ReadRelation, join};
+use crate::connect::Connection;
+use crate::session::{Detail, ReadRelation};
 use crate::sql;
 
 /// From this version on the server reads a range of row places without reading the whole table.
@@ -26,16 +26,18 @@ const TAIL_PIECES: u64 = 4;
 /// Rows looked at per chunk when a key's order is cut into ranges.
 const SAMPLES_PER_CHUNK: u64 = 200;
 
-/// Cuts a stream, or completes an earlier plan. Errors are those of a reader that joins a session.
+/// Cuts a stream, or completes an earlier plan, over the connection that holds the session.
+///
+/// Both the sizes and the samples of a key lock what they look at. The holder has these locks: another connection
+/// would queue behind DDL that waits for the holder.
 pub(crate) async fn split(
-    connector: &Connector,
+    connection: &Connection,
     stream: &ConfiguredStream,
     session: &Session,
     earlier: Option<&[Chunk]>,
     chunk_bytes: u64,
 ) -> Result<Vec<Chunk>> {
     let detail = Detail::of(session)?;
-    let connection = connector.connect().await?;
     let chunk_bytes = chunk_bytes.max(1);
     let mut plan: Vec<Chunk> = Vec::new();
     let mut next = 0;
@@ -47,21 +49,15 @@ pub(crate) async fn split(
         |plan: &[Chunk], name: &str| plan.iter().any(|chunk| chunk.relation.as_deref() == Some(name));
     let missing: Vec<&ReadRelation> =
         detail.relations.iter().filter(|relation| !planned(&plan, &relation.oid.to_string())).collect();
-    // Both the sizes and the samples of a key lock what they look at, and would queue behind DDL that waits for the
-    // session's holder.
-    let guarded = if detail.relations.is_empty() { vec![&detail.root] } else { missing.clone() };
-    for statement in join(&session.token, &guarded) {
-        connection.run(&statement).await?;
-    }
-    let sizes = sizes(&connection, &missing).await?;
+    let sizes = sizes(connection, &missing).await?;
     for relation in missing {
         let size = sizes.get(&relation.oid).copied().unwrap_or_default();
-        let pieces = cut(&connection, stream, &detail, relation, size, chunk_bytes).await?;
+        let pieces = cut(connection, stream, &detail, relation, size, chunk_bytes).await?;
         push(&mut plan, &mut next, Some(relation.oid.to_string()), pieces);
     }
     if plan.is_empty() {
         // A view, a foreign table, or a partitioned table without partitions.
-        let pieces = cut(&connection, stream, &detail, &detail.root, Size::default(), chunk_bytes).await?;
+        let pieces = cut(connection, stream, &detail, &detail.root, Size::default(), chunk_bytes).await?;
         push(&mut plan, &mut next, None, pieces);
     }
     Ok(plan)

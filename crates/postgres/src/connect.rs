@@ -3,29 +3,38 @@
 //! Guarantee: every connection has the same settings, sent before its first query, so that no default of the
 //! role, the database or the server changes what a value looks like or ends a snapshot by itself.
 
+use std::collections::HashMap;
 use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lakeward_core::{Error, ErrorKind, Result};
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+use tokio_postgres::Statement;
 use tokio_postgres::config::SslMode as ClientSslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::error::from_client;
+use crate::resting::Resting;
 use crate::tls::TlsMode;
-use crate::wire::Endpoint;
+use crate::wire::{Endpoint, Readers};
 
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 const OLDEST_VERSION: u32 = 10;
+/// Queries that a connection keeps ready. There are a few dozen in all.
+const MAX_STATEMENTS: usize = 64;
 
 /// A connection; closed when dropped.
 pub(crate) struct Connection {
     client: tokio_postgres::Client,
+    /// Queries of the catalog are long, and come again for every stream: parsed and planned once.
+    statements: Mutex<HashMap<String, Statement>>,
     driver: JoinHandle<()>,
     silence_limit: Duration,
     closed: CancellationToken,
@@ -48,22 +57,29 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Rows of a query; a server that stays silent is given up.
+    /// Rows of a query of the catalog, whose text is the same every time; a server that stays silent is given up.
     pub(crate) async fn rows(
         &self,
         sql: &str,
         parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>> {
-        self.within(self.client.query(sql, parameters)).await
+        let query = async { self.client.query(&self.prepared(sql).await?, parameters).await };
+        self.within(query).await
     }
 
-    /// The only row of a query.
+    /// The only row of a query of the catalog.
     pub(crate) async fn row(
         &self,
         sql: &str,
         parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<tokio_postgres::Row> {
-        self.within(self.client.query_one(sql, parameters)).await
+        let query = async { self.client.query_one(&self.prepared(sql).await?, parameters).await };
+        self.within(query).await
+    }
+
+    /// Rows of a query that does not come again: it names values, or a user's table.
+    pub(crate) async fn rows_once(&self, sql: &str) -> Result<Vec<tokio_postgres::Row>> {
+        self.within(self.client.query(sql, &[])).await
     }
 
     /// Rows of a query that says nothing until it ends, however long it takes. That the server is still there is
@@ -82,6 +98,23 @@ impl Connection {
         self.closed.clone()
     }
 
+    async fn prepared(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        let known = self.statements().get(sql).cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(sql).await?;
+        let mut statements = self.statements();
+        if statements.len() < MAX_STATEMENTS {
+            statements.insert(sql.to_owned(), statement.clone());
+        }
+        Ok(statement)
+    }
+
+    fn statements(&self) -> MutexGuard<'_, HashMap<String, Statement>> {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {
         match tokio::time::timeout(self.silence_limit, work).await {
             Ok(result) => result.map_err(from_client),
@@ -95,11 +128,13 @@ impl Connection {
 pub(crate) struct Connector {
     settings: Settings,
     version: OnceCell<u32>,
+    resting: Arc<Resting<Connection>>,
+    readers: OnceCell<Readers>,
 }
 
 impl Connector {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, version: OnceCell::new() }
+        Self { settings, version: OnceCell::new(), resting: Arc::default(), readers: OnceCell::new() }
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -116,8 +151,27 @@ impl Connector {
         }
     }
 
-    /// A connection with all settings made.
+    /// A connection with all settings made: one that rests, or a new one.
     pub(crate) async fn connect(&self) -> Result<Connection> {
+        while let Some(connection) = self.resting.take() {
+            if !connection.is_closed() {
+                return Ok(connection);
+            }
+        }
+        self.connect_anew().await
+    }
+
+    /// Where a connection is put that is not needed any more and has nothing left in it: no transaction, no setting.
+    pub(crate) fn resting(&self) -> Arc<Resting<Connection>> {
+        self.resting.clone()
+    }
+
+    /// Lets a connection rest, which has nothing left in it.
+    pub(crate) fn rest(&self, connection: Connection) {
+        self.resting.put(connection, &Handle::current());
+    }
+
+    async fn connect_anew(&self) -> Result<Connection> {
         let version = self.version.get().copied();
         let (connection, reported) = self.open(version).await?;
         if version.is_none() {
@@ -137,7 +191,12 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Where readers connect, with the same settings.
+    /// What reads in bulk, with the same settings.
+    pub(crate) async fn readers(&self) -> Result<Readers> {
+        self.readers.get_or_try_init(async || Ok(Readers::new(self.endpoint().await?))).await.cloned()
+    }
+
+    /// Where others connect that speak the protocol themselves, with the same settings.
     pub(crate) async fn endpoint(&self) -> Result<Endpoint> {
         let version = self.version().await?;
         let settings = &self.settings;
@@ -250,8 +309,14 @@ impl Connector {
                 tracing::debug!(%error, "a connection ended");
             }
         });
-        let mut connection =
-            Connection { client, driver, silence_limit: settings.silence_limit, closed, encrypted: false };
+        let mut connection = Connection {
+            client,
+            statements: Mutex::default(),
+            driver,
+            silence_limit: settings.silence_limit,
+            closed,
+            encrypted: false,
+        };
         if mode != ClientSslMode::Disable {
             let sql = "SELECT coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl \
                        WHERE pid = pg_catalog.pg_backend_pid()), false)";

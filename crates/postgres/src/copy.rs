@@ -99,9 +99,9 @@ pub(crate) async fn read(
         rows.from,
         condition(stream, rows.conditions)
     );
-    let endpoint = connector.endpoint().await.map_err(|error| in_session(error, false))?;
+    let readers = connector.readers().await.map_err(|error| in_session(error, false))?;
     let decoder = RowDecoder::new(detail.format, &columns)?;
-    let batches = wire::copy_batches(endpoint, join(&session.token, &rows.relations), copy, decoder, context);
+    let batches = wire::copy_batches(readers, join(&session.token, &rows.relations), copy, decoder, context);
     let lost = holders.lost(&session.token);
     let id = stream.id.clone();
     Ok(batches

@@ -77,6 +77,7 @@ impl PostgresDriver {
         }
         let rows = connection.long_rows(&sql).await?;
         connection.run("COMMIT").await?;
+        self.connector.rest(connection);
         let row = rows.first().ok_or_else(|| Error::bug("an aggregate gave no row"))?;
         Ok((row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i64>(1).cast_unsigned()))
     }
@@ -104,6 +105,7 @@ impl DriverInterface for PostgresDriver {
             .map_err(|error| {
                 error.hint("the role needs pg_control_system(): GRANT EXECUTE ON FUNCTION pg_control_system() TO <role>")
             })?;
+        self.connector.rest(connection);
         let facts = Map::from_iter([
             ("system_identifier".to_owned(), Value::String(row.get(0))),
             ("database".to_owned(), Value::String(row.get(1))),
@@ -113,12 +115,15 @@ impl DriverInterface for PostgresDriver {
 
     async fn stream_names(&self) -> Result<Vec<StreamId>> {
         let connection = self.connector.connect().await?;
-        catalog::stream_names(&connection, &self.connector.settings().schemas).await
+        let names = catalog::stream_names(&connection, &self.connector.settings().schemas).await?;
+        self.connector.rest(connection);
+        Ok(names)
     }
 
     async fn produce_schema(&self, streams: &[StreamId]) -> Result<Vec<Stream>> {
         let connection = self.connector.connect().await?;
         let described = describe(&self.connector, &connection, streams, Depth::Discover).await?;
+        self.connector.rest(connection);
         let mut wire_types = self.wire_types.lock().unwrap_or_else(PoisonError::into_inner);
         self.replication.described(described.iter().map(|described| &described.stream));
         for (column, mapped) in described.iter().flat_map(|described| &described.columns) {
@@ -166,7 +171,9 @@ impl DriverInterface for PostgresDriver {
         if stream.sync_mode == SyncMode::StrictCdc {
             return Ok(chunks::none(earlier));
         }
-        chunks::split(&self.connector, stream, session, earlier, chunk_bytes).await.map_err(|error| {
+        let held = self.holders.connection(&session.token)?;
+        let connection = held.lock().await;
+        chunks::split(&connection, stream, session, earlier, chunk_bytes).await.map_err(|error| {
             in_session(error, self.holders.require(&session.token).is_err()).at("stream", &stream.id)
         })
     }

@@ -56,6 +56,7 @@ pub(crate) async fn max_cursor(
         }
         let rows = connection.long_rows(&query).await?;
         connection.run("COMMIT").await?;
+        connector.rest(connection);
         rows.into_iter().next().ok_or_else(|| Error::bug("an aggregate gave no row"))
     };
     let row = read.await.map_err(|error| in_session(error, lost()).at("stream", &stream.id))?;

@@ -15,6 +15,7 @@ mod incremental;
 mod mapping;
 mod replication;
 mod reports;
+mod resting;
 mod schema;
 mod session;
 mod sql;

@@ -1,19 +1,21 @@
 //! Sessions: what readers must know of a snapshot, what it is compared by, and who holds it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lakeward_core::{Error, ErrorKind, Result, Session};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::catalog::RelationKind;
 use crate::connect::Connection;
 use crate::decode::{CopyFormat, PgType};
 use crate::error::session_lost;
+use crate::resting::Resting;
 use crate::sql;
 
 /// How often a holder asks its server for a sign of life.
@@ -247,41 +249,46 @@ pub(crate) struct Holders {
 }
 
 struct Holder {
-    stop: CancellationToken,
+    stop: DropGuard,
     lost: CancellationToken,
+    connection: Weak<tokio::sync::Mutex<Connection>>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Holder {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
 impl Holders {
-    /// Keeps a connection's transaction, and with it its exported snapshot, until [`release`](Self::release).
-    pub(crate) fn keep(&self, token: &str, connection: Connection) {
+    /// Keeps a connection's transaction, and with it its exported snapshot, until [`release`](Self::release). Then
+    /// the connection rests.
+    pub(crate) fn keep(&self, token: &str, connection: Connection, rest: Arc<Resting<Connection>>) {
         let stop = CancellationToken::new();
         let lost = connection.closed();
-        let task = tokio::spawn(hold(connection, stop.clone()));
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert(token.to_owned(), Holder { stop, lost, task });
+        let shared = Arc::new(tokio::sync::Mutex::new(connection));
+        let connection = Arc::downgrade(&shared);
+        let task = tokio::spawn(hold(shared, lost.clone(), stop.clone(), rest));
+        self.open().insert(token.to_owned(), Holder { stop: stop.drop_guard(), lost, connection, task });
     }
 
     /// Gives a session up and waits until its snapshot is gone. One that is not held here is none of ours.
     pub(crate) async fn release(&self, token: &str) {
-        let holder = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(token);
-        if let Some(mut holder) = holder {
-            holder.stop.cancel();
-            let _ = tokio::time::timeout(GOODBYE, &mut holder.task).await;
-            holder.task.abort();
+        let holder = self.open().remove(token);
+        if let Some(Holder { stop, mut task, .. }) = holder {
+            drop(stop);
+            let _ = tokio::time::timeout(GOODBYE, &mut task).await;
+            task.abort();
         }
     }
 
     /// What is cancelled when the session's holder dies; `None` where another process holds it.
     pub(crate) fn lost(&self, token: &str) -> Option<CancellationToken> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(token).map(|holder| holder.lost.clone())
+        self.open().get(token).map(|holder| holder.lost.clone())
+    }
+
+    /// The connection that holds a session, for what is asked under its snapshot and locks.
+    ///
+    /// # Errors
+    /// `SessionLost`, where it is not held here any more.
+    pub(crate) fn connection(&self, token: &str) -> Result<Arc<tokio::sync::Mutex<Connection>>> {
+        let held = self.open().get(token).and_then(|holder| holder.connection.upgrade());
+        held.ok_or_else(|| session_lost().at("snapshot", token))
     }
 
     /// Whether the session is known to be gone.
@@ -294,27 +301,38 @@ impl Holders {
             _ => Ok(()),
         }
     }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Holder>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Holds a transaction open. In order: (1) stops when asked, (2) ends when the connection has, (3) pings.
-async fn hold(connection: Connection, stop: CancellationToken) {
-    let closed = connection.closed();
+async fn hold(
+    connection: Arc<tokio::sync::Mutex<Connection>>,
+    closed: CancellationToken,
+    stop: CancellationToken,
+    rest: Arc<Resting<Connection>>,
+) {
     loop {
         tokio::select! {
             biased;
-            () = stop.cancelled() => {
-                let _ = connection.run("COMMIT").await;
-                return;
-            }
+            () = stop.cancelled() => break,
             () = closed.cancelled() => return,
             () = tokio::time::sleep(PING) => {
+                // Whoever asks something else over it hears as well as we whether the server is there.
+                let Ok(idle) = connection.try_lock() else { continue };
                 // Dropping the connection is what tells readers.
-                if let Err(error) = connection.run("SELECT 1").await {
+                if let Err(error) = idle.run("SELECT 1").await {
                     tracing::warn!(%error, "the session that holds a snapshot does not answer");
                     return;
                 }
             }
         }
+    }
+    let ended = connection.lock().await.run("COMMIT").await;
+    if let (Ok(()), Some(connection)) = (ended, Arc::into_inner(connection)) {
+        rest.put(connection.into_inner(), &Handle::current());
     }
 }
 

@@ -13,11 +13,13 @@ mod support;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use futures::StreamExt;
 use lakeward_core::{ColumnType, Error, ErrorKind, MemoryBudget, OnBadValue, ReadContext, Result};
 use lakeward_postgres::decode::{CopyFormat, PgType, RowDecoder, WireColumn};
 use lakeward_postgres::tls::{TlsMode, TlsSettings};
-use lakeward_postgres::wire::{Connection, copy_batches, sqlstate};
+use lakeward_postgres::wire::{Connection, Readers, copy_batches, sqlstate};
 use support::{FakeServer, Proxy, Stall, endpoint};
 use tokio_util::sync::CancellationToken;
 
@@ -272,7 +274,7 @@ async fn batches_are_of_the_size_asked_for_and_paid() {
     let context = context(4 << 20, 256 << 10);
     let budget = context.budget.clone();
     let setup = vec!["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned()];
-    let mut stream = copy_batches(endpoint(), setup, many(300_000), numbers(), context);
+    let mut stream = copy_batches(Readers::new(endpoint()), setup, many(300_000), numbers(), context);
     let (mut rows, mut batches) = (0, 0);
     while let Some(batch) = stream.next().await {
         let batch = batch.unwrap();
@@ -287,7 +289,13 @@ async fn batches_are_of_the_size_asked_for_and_paid() {
     assert!(batches > 10);
     assert_eq!(budget.available(), budget.total());
     // An empty result is a success too.
-    let empty = copy_batches(endpoint(), Vec::new(), many(0), numbers(), self::context(1 << 20, 1 << 20));
+    let empty = copy_batches(
+        Readers::new(endpoint()),
+        Vec::new(),
+        many(0),
+        numbers(),
+        self::context(1 << 20, 1 << 20),
+    );
     assert_eq!(collect(empty).await.unwrap(), 0);
 }
 
@@ -295,8 +303,9 @@ async fn batches_are_of_the_size_asked_for_and_paid() {
 async fn a_reader_that_waits_holds_no_memory() {
     // Room for one batch: each is waited for until the one before it is dropped.
     let context = context(256 << 10, 256 << 10);
-    let streams = (0..3)
-        .map(|_| collect(copy_batches(endpoint(), Vec::new(), many(50_000), numbers(), context.clone())));
+    let streams = (0..3).map(|_| {
+        collect(copy_batches(Readers::new(endpoint()), Vec::new(), many(50_000), numbers(), context.clone()))
+    });
     for rows in futures::future::join_all(streams).await {
         assert_eq!(rows.unwrap(), 50_000);
     }
@@ -314,7 +323,7 @@ async fn a_value_of_100_mb() {
             if format == CopyFormat::Text { "text" } else { "binary" },
         );
         let context = context(300 << 20, 1 << 20);
-        let mut stream = copy_batches(endpoint(), Vec::new(), sql, decoder, context.clone());
+        let mut stream = copy_batches(Readers::new(endpoint()), Vec::new(), sql, decoder, context.clone());
         let mut rows = 0;
         while let Some(batch) = stream.next().await {
             let batch = batch.unwrap();
@@ -334,7 +343,7 @@ async fn a_dropped_stream_and_a_cancelled_one_end_at_the_server() {
         let sql =
             "COPY (SELECT n, 'given_up' FROM (SELECT generate_series(1::int8, 1000000000) n) s) TO STDOUT"
                 .to_owned();
-        let mut stream = copy_batches(endpoint(), Vec::new(), sql, numbers(), context.clone());
+        let mut stream = copy_batches(Readers::new(endpoint()), Vec::new(), sql, numbers(), context.clone());
         stream.next().await.unwrap().unwrap();
         if drop_it {
             drop(stream);
@@ -364,7 +373,8 @@ async fn cancelling_reaches_a_query_that_waits() {
     let context = context(1 << 20, 64 << 10);
     let cancel = context.cancel.clone();
     let sql = "COPY (SELECT 1::int8, pg_sleep(60)::text || 'waits_long') TO STDOUT".to_owned();
-    let reader = tokio::spawn(collect(copy_batches(endpoint(), Vec::new(), sql, numbers(), context)));
+    let reader =
+        tokio::spawn(collect(copy_batches(Readers::new(endpoint()), Vec::new(), sql, numbers(), context)));
     tokio::time::sleep(Duration::from_millis(300)).await;
     cancel.cancel();
     let error = tokio::time::timeout(Duration::from_secs(2), reader).await.unwrap().unwrap().unwrap_err();
@@ -382,7 +392,7 @@ async fn a_backend_that_is_ended_is_an_error() {
     let sql =
         "COPY (SELECT n, 'ended_soon' FROM (SELECT generate_series(1::int8, 1000000000) n) s) TO STDOUT"
             .to_owned();
-    let mut stream = copy_batches(endpoint(), Vec::new(), sql, numbers(), context);
+    let mut stream = copy_batches(Readers::new(endpoint()), Vec::new(), sql, numbers(), context);
     stream.next().await.unwrap().unwrap();
     tokio::task::spawn_blocking(|| {
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -401,8 +411,40 @@ async fn setup_that_fails_is_the_streams_error() {
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
         "SET TRANSACTION SNAPSHOT '00000003-0000001B-1'".to_owned(),
     ];
-    let stream = copy_batches(endpoint(), setup, many(10), numbers(), context(1 << 20, 1 << 20));
+    let stream =
+        copy_batches(Readers::new(endpoint()), setup, many(10), numbers(), context(1 << 20, 1 << 20));
     assert_eq!(collect(stream).await.unwrap_err().kind(), ErrorKind::SessionLost);
+}
+
+/// Reads under a transaction, and says which of the server's processes it was read from.
+async fn backend(readers: &Readers, context: ReadContext) -> i64 {
+    let setup = vec!["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned()];
+    let sql = "COPY (SELECT pg_backend_pid()::int8, 'rests') TO STDOUT".to_owned();
+    let mut stream = copy_batches(readers.clone(), setup, sql, numbers(), context);
+    let batch = stream.next().await.unwrap().unwrap();
+    assert!(stream.next().await.is_none());
+    batch.rows.column(0).as_primitive::<Int64Type>().value(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_used_again_unless_it_broke() {
+    let readers = Readers::new(endpoint());
+    let ask = |sql: String| tokio::task::spawn_blocking(move || connect().query_rows(&sql).unwrap());
+    let first = context(1 << 20, 64 << 10);
+    let process = backend(&readers, first.clone()).await;
+    let idle = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {process} AND state = 'idle'");
+    assert_eq!(ask(idle).await.unwrap().len(), 1, "it rests outside a transaction");
+    // Whoever stops what is over stops nothing.
+    first.cancel.cancel();
+    assert_eq!(backend(&readers, context(1 << 20, 64 << 10)).await, process);
+    // What broke while it rested is nobody's failure.
+    ask(format!("SELECT pg_terminate_backend({process})")).await.unwrap();
+    let gone = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {process}");
+    let gone = tokio::task::spawn_blocking(move || {
+        within(Duration::from_secs(5), || connect().query_rows(&gone).unwrap().is_empty())
+    });
+    assert!(gone.await.unwrap());
+    assert_ne!(backend(&readers, context(1 << 20, 64 << 10)).await, process);
 }
 
 /// The server is the judge: what the decoder prints from the binary form of a value is what the server's own

@@ -237,8 +237,8 @@ impl Compiler<'_> {
             Literal::Boolean(truth) => Comparable::of(domain, if *truth { b"t" } else { b"f" }),
             Literal::Text(text) => {
                 let sql = format!("SELECT format('%s', {})", sql::typed(text, &column.sql_type));
-                let canonical: String = self.connection.row(&sql, &[]).await?.get(0);
-                Comparable::of(domain, canonical.as_bytes())
+                let rows = self.connection.rows_once(&sql).await?;
+                rows.first().and_then(|row| Comparable::of(domain, row.get::<_, &str>(0).as_bytes()))
             }
         };
         // Beyond the years 1 to 9999 moments are not told apart.

@@ -122,5 +122,5 @@ pub(super) async fn passes(connection: &Connection, table: &Table, key: &[Vec<u8
         conditions.push(format!("{} = {}", sql::ident(&column.wire.name), literal(text, &column.sql_type)?));
     }
     let sql = format!("SELECT FROM {} WHERE {}", table.from, conditions.join(" AND "));
-    Ok(!connection.rows(&sql, &[]).await?.is_empty())
+    Ok(!connection.rows_once(&sql).await?.is_empty())
 }

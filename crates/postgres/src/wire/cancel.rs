@@ -1,8 +1,7 @@
 //! Stopping a query from another thread.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use lakeward_core::{ErrorKind, Result, ResultExt};
@@ -12,13 +11,19 @@ use super::Endpoint;
 use super::socket::{Peer, Socket, negotiate};
 
 /// Stops what a connection does. Clones stop the same one.
+///
+/// A handle is good for one use of the connection: one that is kept from an earlier use stops nothing.
 #[derive(Clone)]
-pub struct CancelHandle(Arc<Target>);
+pub struct CancelHandle {
+    target: Arc<Target>,
+    /// The use of the connection that is stopped.
+    of: u64,
+}
 
 impl fmt::Debug for CancelHandle {
     /// Without the key: who has it can cancel.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelHandle").field("process_id", &self.0.process_id).finish_non_exhaustive()
+        f.debug_struct("CancelHandle").field("process_id", &self.target.process_id).finish_non_exhaustive()
     }
 }
 
@@ -29,7 +34,20 @@ struct Target {
     process_id: i32,
     secret_key: i32,
     socket: Socket,
-    cancelled: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Which use of the connection this is.
+    current: u64,
+    cancelled: bool,
+}
+
+impl Target {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl CancelHandle {
@@ -40,14 +58,19 @@ impl CancelHandle {
         process_id: i32,
         secret_key: i32,
     ) -> Self {
-        Self(Arc::new(Target {
-            endpoint,
-            peer,
-            process_id,
-            secret_key,
-            socket,
-            cancelled: AtomicBool::new(false),
-        }))
+        let state = Mutex::default();
+        Self { target: Arc::new(Target { endpoint, peer, process_id, secret_key, socket, state }), of: 0 }
+    }
+
+    /// The handle of the connection's next use, in which handles of this one mean nothing; `None` where it was
+    /// cancelled.
+    pub(super) fn next_use(&self) -> Option<Self> {
+        let mut state = self.target.state();
+        if state.cancelled || state.current != self.of {
+            return None;
+        }
+        state.current += 1;
+        Some(Self { target: self.target.clone(), of: state.current })
     }
 
     /// Ends the connection at once, and its query at the server. Blocks for as long as a connection may take.
@@ -55,30 +78,32 @@ impl CancelHandle {
     /// Whoever waits on the connection gets `Cancelled`. A server that cannot be reached any more notices by
     /// itself when it writes to the connection.
     pub fn cancel(&self) {
-        let target = &*self.0;
-        if target.cancelled.swap(true, Ordering::SeqCst) {
-            return;
+        {
+            let mut state = self.target.state();
+            if state.current != self.of || std::mem::replace(&mut state.cancelled, true) {
+                return;
+            }
         }
         // First what cannot block. A query that waits or computes would not notice it: hence the request.
-        target.socket.shutdown();
+        self.target.socket.shutdown();
         self.request();
     }
 
     /// The server's process.
     pub(crate) fn process_id(&self) -> i32 {
-        self.0.process_id
+        self.target.process_id
     }
 
     /// Ends the connection at once. The server notices by itself.
     pub(crate) fn hang_up(&self) {
-        self.0.socket.shutdown();
+        self.target.socket.shutdown();
     }
 
     /// Asks the server to end a query that nobody waits for any more, without waiting for it.
     pub(super) fn abandon(&self) {
         let handle = self.clone();
         let spawned = std::thread::Builder::new().name("postgres-cancel".to_owned()).spawn(move || {
-            handle.0.socket.shutdown();
+            handle.target.socket.shutdown();
             handle.request();
         });
         if let Err(error) = spawned {
@@ -93,7 +118,7 @@ impl CancelHandle {
     }
 
     fn try_request(&self) -> Result<()> {
-        let target = &*self.0;
+        let target = &*self.target;
         let socket = Socket::connect_to(&target.peer, &target.endpoint)
             .or_fail(ErrorKind::Connection, || "cannot connect to cancel".to_owned())?;
         let (mut read, mut write) = negotiate(socket, &target.endpoint)?;
@@ -106,6 +131,6 @@ impl CancelHandle {
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::SeqCst)
+        self.target.state().cancelled
     }
 }

@@ -188,6 +188,14 @@ impl Connection {
         Ok((reader, LogWriter::new(self.writer)))
     }
 
+    /// Ends the transaction and makes the connection fit for another use. `None` where it cannot be: it was
+    /// cancelled, or is broken.
+    pub(super) fn renew(mut self) -> Option<Self> {
+        self.simple("COMMIT").ok()?;
+        self.cancel = self.cancel.next_use()?;
+        Some(self)
+    }
+
     /// Says good-bye. Merely dropping the connection is as good, but for a line in the server's log.
     pub fn close(mut self) {
         let mut message = BytesMut::new();

@@ -1,22 +1,39 @@
 //! A COPY on a thread of its own, as a stream of batches.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, stream};
 use lakeward_core::{Batch, BatchStream, Error, ErrorKind, ReadContext, Reservation, Result, ResultExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::CopySink;
-use super::{Connection, Endpoint};
+use super::{CancelHandle, Connection, Endpoint};
 use crate::decode::RowDecoder;
 use crate::reports::{Report, listen};
+use crate::resting::Resting;
 
 /// Batches that wait to be taken; with the one in the making and the one with the consumer, three are alive.
 const BATCHES_AHEAD: usize = 1;
 /// After so many bytes from the server, the size of the batch is looked at.
 const CHECK_EVERY: usize = 16 << 10;
+
+/// Makes connections for COPY to one endpoint, and has those that are done rest until the next one is needed. Clones
+/// share them.
+#[derive(Clone)]
+pub struct Readers {
+    endpoint: Arc<Endpoint>,
+    resting: Arc<Resting<Connection>>,
+}
+
+impl Readers {
+    /// Readers of an endpoint. Nothing is connected yet.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint: Arc::new(endpoint), resting: Arc::default() }
+    }
+}
 
 /// Runs `setup` one by one, then the COPY `sql`, and decodes what it sends.
 ///
@@ -27,13 +44,13 @@ const CHECK_EVERY: usize = 16 << 10;
 ///
 /// When `context.cancel` fires or the stream is dropped, the query is cancelled at the server.
 pub fn copy_batches(
-    endpoint: Endpoint,
+    readers: Readers,
     setup: Vec<String>,
     sql: String,
     decoder: RowDecoder,
     context: ReadContext,
 ) -> BatchStream {
-    let job = Job { endpoint, setup, sql, decoder, context };
+    let job = Job { readers, setup, sql, decoder, context };
     async move {
         match job.start() {
             Ok(batches) => batches,
@@ -45,7 +62,7 @@ pub fn copy_batches(
 }
 
 struct Job {
-    endpoint: Endpoint,
+    readers: Readers,
     setup: Vec<String>,
     sql: String,
     decoder: RowDecoder,
@@ -75,28 +92,15 @@ impl Job {
         stop: &CancellationToken,
         sender: &mpsc::Sender<Report<Batch>>,
     ) -> Result<()> {
-        let mut connection = Connection::connect(&self.endpoint)?;
-        let finished = CancellationToken::new();
-        let _finished = finished.clone().drop_guard();
-        let handle = connection.cancel_handle();
-        let stopped = stop.clone();
-        runtime.spawn(async move {
-            tokio::select! {
-                biased;
-                () = finished.cancelled() => {}
-                () = stopped.cancelled() => {
-                    // It connects to the server, and blocks.
-                    let _ = tokio::task::spawn_blocking(move || handle.cancel()).await;
-                }
-            }
-        });
-        for statement in &self.setup {
-            connection.simple(statement)?;
-        }
+        let (mut connection, watched) = self.begin(runtime, stop)?;
         let outlet = Outlet { context: &self.context, runtime, stop, sender, reservation: None, sent: 0 };
         let mut batches = Batches { decoder: self.decoder, outlet, unchecked: 0 };
         let promised = connection.copy_to(&self.sql, &mut batches)?;
-        connection.close();
+        drop(watched);
+        // Before the last batch is waited for: nothing of the snapshot is held any more.
+        if let Some(connection) = connection.renew() {
+            self.readers.resting.put(connection, runtime);
+        }
         let decoded = batches.finish()?;
         if decoded != promised {
             return Err(Error::new(ErrorKind::Connection, "the server counted other rows than arrived")
@@ -105,6 +109,42 @@ impl Job {
         }
         Ok(())
     }
+
+    /// A connection on which the setup is done, and what keeps an eye on `stop` for it.
+    fn begin(&self, runtime: &Handle, stop: &CancellationToken) -> Result<(Connection, DropGuard)> {
+        let mut rested = self.readers.resting.take();
+        loop {
+            let may_be_stale = rested.is_some();
+            let mut connection = match rested.take() {
+                Some(connection) => connection,
+                None => Connection::connect(&self.readers.endpoint)?,
+            };
+            let watched = watch(runtime, stop, connection.cancel_handle());
+            match self.setup.iter().try_for_each(|statement| connection.simple(statement)) {
+                Ok(()) => return Ok((connection, watched)),
+                // Its server may have gone while it rested: that is not the chunk's failure.
+                Err(error) if may_be_stale && error.kind() == ErrorKind::Connection => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Cancels at the server when `stop` fires, until what is returned is dropped.
+fn watch(runtime: &Handle, stop: &CancellationToken, handle: CancelHandle) -> DropGuard {
+    let finished = CancellationToken::new();
+    let (ended, stopped) = (finished.clone(), stop.clone());
+    runtime.spawn(async move {
+        tokio::select! {
+            biased;
+            () = ended.cancelled() => {}
+            () = stopped.cancelled() => {
+                // It connects to the server, and blocks.
+                let _ = tokio::task::spawn_blocking(move || handle.cancel()).await;
+            }
+        }
+    });
+    finished.drop_guard()
 }
 
 /// Cuts the rows of a COPY into batches.

@@ -21,7 +21,7 @@ use lakeward_core::Secret;
 
 pub use cancel::CancelHandle;
 pub use connection::Connection;
-pub use copy::copy_batches;
+pub use copy::{Readers, copy_batches};
 pub(crate) use replication::{LogMessage, LogReader, LogWriter};
 pub use server_error::sqlstate;
 
