@@ -39,9 +39,10 @@ fn types() -> Vec<(PgType, ColumnType)> {
     types
 }
 
-/// Decodes rows of two columns. What is refused ends the input; nothing may panic, and every batch has its rows.
-pub fn decode(format: CopyFormat, data: &[u8], rows: impl FnOnce(&[u8]) -> Vec<Vec<u8>>) {
-    let Some((chosen, rest)) = data.split_first_chunk::<3>() else { return };
+/// Decodes messages of rows of two columns, and says how many rows they were. What is refused ends the input; nothing
+/// may panic, and the batch has just these rows.
+pub fn decode(format: CopyFormat, data: &[u8], messages: impl FnOnce(&[u8]) -> Vec<&[u8]>) -> Option<usize> {
+    let (chosen, rest) = data.split_first_chunk::<3>()?;
     let types = types();
     assert!(types.len() > 15, "types are missing");
     let column = |name: &str, at: u8| {
@@ -49,16 +50,12 @@ pub fn decode(format: CopyFormat, data: &[u8], rows: impl FnOnce(&[u8]) -> Vec<V
         let on_bad_value = [OnBadValue::Clamp, OnBadValue::Null, OnBadValue::Fail][usize::from(chosen[2]) % 3];
         WireColumn { name: name.to_owned(), pg_type, target, on_bad_value }
     };
-    let Ok(mut decoder) = RowDecoder::new(format, &[column("a", chosen[0]), column("b", chosen[1])]) else { return };
-    let mut pushed = 0;
-    for row in rows(rest) {
-        if decoder.push(&row).is_err() {
-            return;
-        }
-        pushed += 1;
+    let mut decoder = RowDecoder::new(format, &[column("a", chosen[0]), column("b", chosen[1])]).ok()?;
+    for message in messages(rest) {
+        decoder.push(message).ok()?;
     }
-    assert_eq!(decoder.rows(), pushed);
-    if let Ok(Some(batch)) = decoder.finish() {
-        assert_eq!(batch.rows.num_rows(), pushed);
-    }
+    let rows = decoder.rows();
+    let batch = decoder.finish().ok()?;
+    assert_eq!(batch.map_or(0, |batch| batch.rows.num_rows()), rows);
+    Some(rows)
 }

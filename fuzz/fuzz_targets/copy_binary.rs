@@ -1,4 +1,4 @@
-//! Rows of COPY in binary, each behind two bytes of length, into every type.
+//! Messages of COPY in binary, each behind two bytes of length, into every type.
 #![no_main]
 
 mod columns;
@@ -6,12 +6,14 @@ mod columns;
 use lakeward_postgres::decode::CopyFormat;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| columns::decode(CopyFormat::Binary, data, |mut rest| {
-    let mut rows = Vec::new();
-    while let Some((length, more)) = rest.split_first_chunk::<2>() {
-        let (row, more) = more.split_at(usize::from(u16::from_be_bytes(*length)).min(more.len()));
-        rows.push(row.to_vec());
-        rest = more;
-    }
-    rows
-}));
+fuzz_target!(|data: &[u8]| {
+    columns::decode(CopyFormat::Binary, data, |mut rest| {
+        let mut messages = Vec::new();
+        while let Some((length, more)) = rest.split_first_chunk::<2>() {
+            let (message, more) = more.split_at(usize::from(u16::from_be_bytes(*length)).min(more.len()));
+            messages.push(message);
+            rest = more;
+        }
+        messages
+    });
+});

@@ -6,6 +6,14 @@ mod columns;
 use lakeward_postgres::decode::CopyFormat;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| columns::decode(CopyFormat::Text, data, |rest| {
-    rest.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
-}));
+fuzz_target!(|data: &[u8]| {
+    let mut lines = 0;
+    let rows = columns::decode(CopyFormat::Text, data, |rest| {
+        let whole = |line: &&[u8]| line.ends_with(b"\n");
+        let messages: Vec<&[u8]> = rest.split_inclusive(|byte| *byte == b'\n').filter(whole).collect();
+        lines = messages.len();
+        messages
+    });
+    // A row for each line, unless they are refused.
+    assert!(rows.is_none_or(|rows| rows == lines), "{rows:?} rows of {lines} lines");
+});

@@ -126,6 +126,14 @@ pub trait Destination: Send + Sync {
     /// Its identity, made on first use.
     async fn identity(&self) -> Result<DestinationIdentity>;
 
+    /// Makes room for the new ones among streams that a run is about to [`prepare`](Self::prepare): what each of them
+    /// needs before anything is in it, for all of them with as few waits for the disk as it takes. Those without are
+    /// prepared all the same.
+    async fn make_room(&self, streams: &[StreamId], run: &Run) -> Result<()> {
+        let _ = (streams, run);
+        Ok(())
+    }
+
     /// Takes a stream over for this run, finishes what a crash left half done, and says where it stands.
     ///
     /// # Errors

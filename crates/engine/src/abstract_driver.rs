@@ -119,6 +119,7 @@ impl AbstractDriver {
             pipeline: run.pipeline.clone(),
             streams: streams.len(),
         });
+        self.destination.make_room(&targets, &run).await?;
         let heads = self.destination.heads().await?;
         let readers = self.options.reader_count(self.driver.as_ref());
         let budget = MemoryBudget::new(self.options.budget_bytes());

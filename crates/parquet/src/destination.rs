@@ -168,6 +168,22 @@ impl Destination for ParquetDestination {
         self.blocking(Shared::identity).await
     }
 
+    async fn make_room(&self, streams: &[StreamId], run: &Run) -> Result<()> {
+        let (streams, run) = (streams.to_vec(), run.id.clone());
+        self.blocking(move |shared| {
+            let mut dirs = Vec::with_capacity(3 * streams.len());
+            for stream in &streams {
+                let paths = shared.layout.stream(stream)?;
+                // One that is there may be another pipeline's.
+                if !paths.meta.exists() {
+                    dirs.extend([paths.commits(), paths.staging_of(&run), paths.visible]);
+                }
+            }
+            durable::ensure_dirs(&dirs)
+        })
+        .await
+    }
+
     async fn prepare(&self, stream: &StreamId, run: &Run) -> Result<StreamHead> {
         let slot = self.slot(stream);
         let mut guard = slot.held.clone().lock_owned().await;

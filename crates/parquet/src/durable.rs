@@ -1,5 +1,6 @@
 //! File operations that are safe against power loss once they return.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,10 @@ use lakeward_core::{Error, ErrorKind, Result};
 
 use crate::error::io_error;
 
+/// More directories than this are not synced one by one.
+#[cfg(target_os = "linux")]
+const MAX_SYNCS: usize = 64;
+
 /// Makes a directory's entries durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(|e| io_error("sync a directory", path, e))
@@ -16,27 +21,45 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
 
 /// Makes a directory and its missing ancestors; each new entry is durable on return.
 pub(crate) fn ensure_dir(path: &Path) -> Result<()> {
-    let mut missing: Vec<&Path> = Vec::new();
-    let mut at = path;
-    while !at.is_dir() {
-        missing.push(at);
-        match at.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => at = parent,
-            None => break,
+    ensure_dirs(std::slice::from_ref(&path))
+}
+
+/// Makes directories and their missing ancestors; each new entry is durable on return. A directory that is the parent
+/// of several is waited for once.
+pub(crate) fn ensure_dirs(paths: &[impl AsRef<Path>]) -> Result<()> {
+    let mut changed: BTreeSet<&Path> = BTreeSet::new();
+    for path in paths {
+        let mut missing: Vec<&Path> = Vec::new();
+        let mut at = path.as_ref();
+        while !at.is_dir() {
+            missing.push(at);
+            match parent(at) {
+                Some(parent) => at = parent,
+                None => break,
+            }
+        }
+        for dir in missing.iter().rev() {
+            match fs::create_dir(dir) {
+                Ok(()) => {}
+                Err(e) if e.kind() == IoKind::AlreadyExists => {}
+                Err(e) => return Err(io_error("create a directory", dir, e)),
+            }
+            changed.insert(parent(dir).unwrap_or(Path::new(".")));
         }
     }
-    for dir in missing.iter().rev() {
-        match fs::create_dir(dir) {
-            Ok(()) => {}
-            Err(e) if e.kind() == IoKind::AlreadyExists => {}
-            Err(e) => return Err(io_error("create a directory", dir, e)),
-        }
+    // One wait for all that the file system has to write is then shorter than one for each.
+    #[cfg(target_os = "linux")]
+    if changed.len() > MAX_SYNCS
+        && let Some(any) = changed.first()
+    {
+        let synced = File::open(any).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        return synced.map_err(|e| io_error("sync a file system", any, e));
     }
-    for dir in &missing {
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_dir(parent)?;
-    }
-    Ok(())
+    changed.into_iter().try_for_each(sync_dir)
+}
+
+fn parent(path: &Path) -> Option<&Path> {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty())
 }
 
 /// Writes a file anew and syncs it; the directory's entry is the caller's to sync.

@@ -198,7 +198,7 @@ async fn relations(connection: &Connection, version: u32, id: &StreamId) -> Resu
     let sql = format!(
         "WITH RECURSIVE tree(oid, relkind) AS (SELECT c.oid, c.relkind FROM pg_catalog.pg_class c \
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-           WHERE n.nspname::text = $1::text AND c.relname::text = $2::text \
+           WHERE n.nspname = $1::text::name AND c.relname = $2::text::name \
            UNION ALL SELECT c.oid, c.relkind FROM tree t \
            JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND t.relkind = 'p' \
            JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid) \

@@ -1,12 +1,12 @@
 //! Reading the server's catalog: tables, columns, types, keys and statistics, each in one query however many
 //! tables are asked for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use lakeward_core::{ErrorKind, Result, StreamId};
 use tokio_postgres::Row;
 
-use crate::connect::Connection;
+use crate::connect::{Connection, Connector};
 use crate::error::sqlstate;
 use crate::mapping::{TypeRow, Types};
 use crate::replication::GENERATED_VERSION;
@@ -145,13 +145,15 @@ async fn relations_sized(
              WHERE t.oid = c.reltoastrelid), 0))::int8 * current_setting('block_size')::int8"
         }
     };
+    // Names are cast to what they are in the catalog, or its indexes would not be used; a longer one is cut off by that.
     // 0 pages and 0 rows are what a table has that was never analysed; from 14 on it says -1.
     let sql = format!(
-        "WITH RECURSIVE named(nspname, relname) AS (SELECT * FROM unnest($1::text[], $2::text[])), \
-         root AS (SELECT c.oid AS oid, c.relname, c.relkind, c.relrowsecurity, c.relispopulated, n.nspname \
-           FROM pg_catalog.pg_class c \
-           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-           WHERE {OFFERED} AND (n.nspname::text, c.relname::text) IN (SELECT * FROM named)), \
+        "WITH RECURSIVE root AS ( \
+           SELECT c.oid AS oid, c.relname, c.relkind, c.relrowsecurity, c.relispopulated, n.nspname \
+           FROM unnest($1::text[], $2::text[]) named(nspname, relname) \
+           JOIN pg_catalog.pg_namespace n ON n.nspname = named.nspname::name \
+           JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = named.relname::name \
+           WHERE {OFFERED} AND n.nspname::text = named.nspname AND c.relname::text = named.relname), \
          tree(root, oid, relkind) AS (SELECT oid, oid, relkind FROM root \
            UNION ALL SELECT t.root, c.oid, c.relkind FROM tree t \
            JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND t.relkind = 'p' \
@@ -201,12 +203,11 @@ pub(crate) async fn columns(
     let sql = format!(
         "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, \
            format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1), a.attnotnull, {generated}, \
-           d.description, {missing}, \
-           a.atthasdef AND EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid = a.attrelid AND r.relkind = 'p'), \
+           (SELECT d.description FROM pg_catalog.pg_description d WHERE d.objoid = a.attrelid \
+             AND d.objsubid = a.attnum AND d.classoid = 'pg_catalog.pg_class'::regclass), {missing}, \
+           a.atthasdef AND (SELECT r.relkind = 'p' FROM pg_catalog.pg_class r WHERE r.oid = a.attrelid), \
            {unlogged} \
          FROM pg_catalog.pg_attribute a \
-         LEFT JOIN pg_catalog.pg_description d ON d.objoid = a.attrelid AND d.objsubid = a.attnum \
-           AND d.classoid = 'pg_catalog.pg_class'::regclass \
          WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped \
          ORDER BY a.attrelid, a.attnum"
     );
@@ -232,6 +233,10 @@ pub(crate) async fn columns(
     Ok(result)
 }
 
+/// From this OID on types are the user's (`FirstNormalObjectId` in the server's sources). Those below are the server's
+/// own: made of each other alone, and the same for as long as the server has its version.
+const FIRST_USER_OID: u32 = 16_384;
+
 /// The types named, and all that they are made of: base types, elements, attributes, range bounds.
 const USED_TYPES: &str = "WITH RECURSIVE used(oid) AS (SELECT unnest($1::oid[]) UNION \
     SELECT part.oid FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid CROSS JOIN LATERAL ( \
@@ -240,39 +245,60 @@ const USED_TYPES: &str = "WITH RECURSIVE used(oid) AS (SELECT unnest($1::oid[]) 
         AND a.attnum > 0 AND NOT a.attisdropped UNION ALL \
       SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid) part WHERE part.oid <> 0)";
 
-/// The types of columns and what they are made of.
-pub(crate) async fn types(connection: &Connection, columns: impl Iterator<Item = u32>) -> Result<Types> {
+/// What [`TypeRow`] is made from.
+const TYPE_ROW: &str = "t.oid, t.typtype, t.typbasetype, t.typtypmod, \
+    CASE WHEN t.typoutput = 'pg_catalog.array_out'::regproc AND e.typdelim = ',' \
+      THEN t.typelem ELSE 0::oid END, \
+    t.typtype = 'e' OR (t.typsend = 'pg_catalog.textsend'::regproc) OR (t.typname = 'citext' AND t.typsend <> 0)";
+
+/// The types that the server brings with it.
+pub(crate) async fn own_types(connection: &Connection) -> Result<Types> {
     let sql = format!(
-        "{USED_TYPES} SELECT t.oid, t.typtype, t.typbasetype, t.typtypmod, \
-           CASE WHEN t.typoutput = 'pg_catalog.array_out'::regproc AND e.typdelim = ',' \
-             THEN t.typelem ELSE 0::oid END, \
-           t.typtype = 'e' OR (t.typsend = 'pg_catalog.textsend'::regproc) \
-             OR (t.typname = 'citext' AND t.typsend <> 0) \
-         FROM used JOIN pg_catalog.pg_type t ON t.oid = used.oid \
-         LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem"
+        "SELECT {TYPE_ROW} FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem \
+         WHERE t.oid < $1"
     );
-    let rows = connection.rows(&sql, &[&distinct(columns)]).await?;
-    let read = |row: &Row| {
-        (
-            row.get(0),
-            TypeRow {
-                kind: row.get(1),
-                base: row.get(2),
-                typmod: row.get(3),
-                element: row.get(4),
-                sends_text: row.get(5),
-            },
-        )
-    };
-    Ok(rows.iter().map(read).collect())
+    Ok(connection.rows(&sql, &[&FIRST_USER_OID]).await?.iter().map(type_row).collect())
 }
 
-/// What decides how values of these types print besides the types themselves: enum labels, attributes of
-/// composites, base types of domains. Sorted, so that it can be hashed.
+/// The server's own types, and those of columns with what they are made of.
+pub(crate) async fn types(
+    connector: &Connector,
+    connection: &Connection,
+    columns: impl Iterator<Item = u32>,
+) -> Result<Types> {
+    let mut types = connector.own_types(connection).await?.clone();
+    let users = users(columns);
+    if !users.is_empty() {
+        let sql = format!(
+            "{USED_TYPES} SELECT {TYPE_ROW} FROM used JOIN pg_catalog.pg_type t ON t.oid = used.oid \
+             LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem"
+        );
+        types.extend(connection.rows(&sql, &[&users]).await?.iter().map(type_row));
+    }
+    Ok(types)
+}
+
+fn type_row(row: &Row) -> (u32, TypeRow) {
+    let facts = TypeRow {
+        kind: row.get(1),
+        base: row.get(2),
+        typmod: row.get(3),
+        element: row.get(4),
+        sends_text: row.get(5),
+    };
+    (row.get(0), facts)
+}
+
+/// What decides how values of the user's types among these print besides the types themselves: enum labels, attributes
+/// of composites, base types of domains. Sorted, so that it can be hashed.
 pub(crate) async fn type_facts(
     connection: &Connection,
     columns: impl Iterator<Item = u32>,
 ) -> Result<Vec<String>> {
+    let users = users(columns);
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
     let sql = format!(
         "{USED_TYPES} SELECT t.oid::text || ' ' || t.typtype::text || ' ' || t.typbasetype || ' ' \
            || t.typtypmod || ' ' || coalesce( \
@@ -283,7 +309,7 @@ pub(crate) async fn type_facts(
               AND a.attnum > 0 AND NOT a.attisdropped), '') \
          FROM used JOIN pg_catalog.pg_type t ON t.oid = used.oid ORDER BY t.oid"
     );
-    let rows = connection.rows(&sql, &[&distinct(columns)]).await?;
+    let rows = connection.rows(&sql, &[&users]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -334,9 +360,8 @@ pub(crate) async fn statistics(
     Ok(result)
 }
 
-fn distinct(oids: impl Iterator<Item = u32>) -> Vec<u32> {
-    let mut oids: Vec<u32> = oids.collect();
-    oids.sort_unstable();
-    oids.dedup();
-    oids
+/// The types among these that are not the server's own, each once.
+fn users(types: impl Iterator<Item = u32>) -> Vec<u32> {
+    let users: BTreeSet<u32> = types.filter(|oid| *oid >= FIRST_USER_OID).collect();
+    users.into_iter().collect()
 }

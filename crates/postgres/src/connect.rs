@@ -17,8 +17,10 @@ use tokio_postgres::config::SslMode as ClientSslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog;
 use crate::config::Settings;
 use crate::error::from_client;
+use crate::mapping::Types;
 use crate::resting::Resting;
 use crate::tls::TlsMode;
 use crate::wire::{Endpoint, Readers};
@@ -130,11 +132,18 @@ pub(crate) struct Connector {
     version: OnceCell<u32>,
     resting: Arc<Resting<Connection>>,
     readers: OnceCell<Readers>,
+    own_types: OnceCell<Types>,
 }
 
 impl Connector {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, version: OnceCell::new(), resting: Arc::default(), readers: OnceCell::new() }
+        Self {
+            settings,
+            version: OnceCell::new(),
+            resting: Arc::default(),
+            readers: OnceCell::new(),
+            own_types: OnceCell::new(),
+        }
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -189,6 +198,11 @@ impl Connector {
             connection.run(&late.join("; ")).await?;
         }
         Ok(connection)
+    }
+
+    /// The types that the server brings with it.
+    pub(crate) async fn own_types(&self, connection: &Connection) -> Result<&Types> {
+        self.own_types.get_or_try_init(|| catalog::own_types(connection)).await
     }
 
     /// What reads in bulk, with the same settings.

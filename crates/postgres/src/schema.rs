@@ -53,7 +53,9 @@ pub(crate) async fn describe(
     relations.sort_by_key(|relation| order.get(&relation.id).copied());
     let oids: Vec<u32> = relations.iter().map(|relation| relation.oid).collect();
     let mut columns = catalog::columns(connection, version, &oids).await?;
-    let types = catalog::types(connection, columns.values().flatten().map(|column| column.type_oid)).await?;
+    let types =
+        catalog::types(connector, connection, columns.values().flatten().map(|column| column.type_oid))
+            .await?;
     let mut keys = catalog::keys(connection, version, &oids).await?;
 
     let mut log_keys = log_keys(connection, version, &oids, |oid| {

@@ -104,8 +104,8 @@ pub(crate) async fn unpublished<'a>(
     let relations: Vec<&str> = wanted.clone().map(|stream| stream.id.name.as_str()).collect();
     let sql = "SELECT n.nspname::text, c.relname::text \
         FROM unnest($1::text[], $2::text[]) s(namespace, name) \
-        JOIN pg_catalog.pg_namespace n ON n.nspname::text = s.namespace \
-        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = s.name AND c.relkind = 'p'";
+        JOIN pg_catalog.pg_namespace n ON n.nspname = s.namespace::name \
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.name::name AND c.relkind = 'p'";
     let rows = connection.rows(sql, &[&namespaces, &relations]).await?;
     let partitioned: Vec<StreamId> =
         rows.iter().map(|row| StreamId::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect();
@@ -306,7 +306,7 @@ pub(crate) async fn join(
         .rows(
             "SELECT c.oid, c.relkind = 'p' FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE n.nspname::text = $1 AND c.relname::text = $2",
+             WHERE n.nspname = $1::text::name AND c.relname = $2::text::name",
             &[&stream.id.namespace, &stream.id.name],
         )
         .await?;

@@ -558,8 +558,8 @@ async fn table(
 /// replication a long one. What alters a table holds its lock until then.
 async fn quiet(connection: &Connection, ids: &[StreamId]) -> Result<Lsn> {
     let sql = "WITH RECURSIVE tree(oid) AS (SELECT c.oid FROM unnest($1::text[], $2::text[]) w(namespace, name) \
-          JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.namespace \
-          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = w.name \
+          JOIN pg_catalog.pg_namespace n ON n.nspname = w.namespace::name \
+          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name::name \
         UNION SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid) \
         SELECT FROM tree t JOIN pg_catalog.pg_locks l ON l.relation = t.oid \
         WHERE l.granted AND l.mode = 'AccessExclusiveLock' \
