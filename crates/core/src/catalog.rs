@@ -222,6 +222,13 @@ impl DiscoveredStream {
 }
 
 impl Catalog {
+    /// Takes a stream out of the selected ones.
+    pub fn deselect(&mut self, stream: &StreamId) {
+        if let Some(selections) = self.selected_streams.get_mut(&stream.namespace) {
+            selections.retain(|selection| selection.stream_name != stream.name);
+        }
+    }
+
     /// The JSON Schema of streams.json, as kept in `state/`.
     pub fn json_schema() -> Value {
         schemars::schema_for!(Self).to_value()

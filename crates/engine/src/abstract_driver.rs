@@ -157,7 +157,7 @@ impl AbstractDriver {
                 self.warn_of_idle_log(&commits);
                 None
             }
-            false => Some(LogRun::new(context.clone(), catalog, followers)?),
+            false => Some(LogRun::new(context.clone(), catalog.clone(), followers)?),
         };
         let together = futures::stream::iter(together).then(|log| log.run());
         let mut summary = Summary::default();

@@ -107,19 +107,21 @@ impl CommitPath {
         .await
     }
 
-    /// Commits what a checkpoint of the change stream holds for each stream, then saves and releases `position`.
+    /// Commits what a checkpoint of the change stream holds for each stream, then saves and releases the position that
+    /// they share; without one that stays where it is.
     ///
     /// As [`commit`](Self::commit) does, it goes on where its caller is dropped.
     pub(crate) async fn checkpoint(
         self: &Arc<Self>,
         units: Vec<(StateEntry, StreamCommit)>,
-        position: Position,
+        position: Option<Position>,
     ) -> Result<Vec<StreamHead>> {
         let path = self.clone();
         self.to_its_end(async move {
             let (names, mut commits): (Vec<_>, Vec<_>) = units.into_iter().unzip();
-            commits.iter_mut().for_each(|commit| commit.global = Some(position.clone()));
-            path.steps(Step { commits, release: Some(position) }, &names).await
+            let global = position.clone().or_else(|| path.keeper().global.clone());
+            commits.iter_mut().for_each(|commit| commit.global.clone_from(&global));
+            path.steps(Step { commits, release: position }, &names).await
         })
         .await
     }

@@ -38,9 +38,9 @@ const CHANGES_WITHOUT_PROGRESS: u32 = 5;
 pub(crate) type Outcome = (StreamId, Result<StreamSummary>);
 
 /// All streams of one log in one run.
-pub(crate) struct LogRun<'a> {
+pub(crate) struct LogRun {
     context: Arc<RunContext>,
-    catalog: &'a Catalog,
+    catalog: Catalog,
     mode: ChangeMode,
     phases: Arc<Phases>,
     compactor: Arc<Compactor>,
@@ -49,6 +49,9 @@ pub(crate) struct LogRun<'a> {
     read_anew: BTreeMap<StreamId, String>,
     /// Streams whose backfill failed: the others go on.
     failures: Mutex<BTreeMap<StreamId, Error>>,
+    /// Streams whose changes cannot be read or written, and why: the others are read on to where the source is now. The
+    /// log is kept from where these stand.
+    broken: BTreeMap<StreamId, Error>,
 }
 
 /// How an attempt ended.
@@ -61,12 +64,12 @@ enum Attempt {
     },
 }
 
-impl<'a> LogRun<'a> {
+impl LogRun {
     /// # Errors
     /// `Config` where the source has no log, or does not offer the mode.
     pub(crate) fn new(
         context: Arc<RunContext>,
-        catalog: &'a Catalog,
+        catalog: Catalog,
         streams: Vec<(Arc<ConfiguredStream>, Stream)>,
     ) -> Result<Self> {
         let Some(log) = context.driver.change_stream() else {
@@ -98,6 +101,7 @@ impl<'a> LogRun<'a> {
             runs,
             read_anew: BTreeMap::new(),
             failures: Mutex::default(),
+            broken: BTreeMap::new(),
         })
     }
 
@@ -107,12 +111,10 @@ impl<'a> LogRun<'a> {
         // A run that goes on until it is stopped never ends well: what is being merged then is given up.
         self.compactor.end(ended.is_ok().then_some(&self.runs)).await;
         let mut failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failures.append(&mut self.broken);
         let mut outcomes = Vec::new();
         if let Err(error) = ended {
-            // A log is read for all of its streams or for none.
-            let named = error.places().find(|(what, _)| *what == "stream").map(|(_, name)| name.to_owned());
-            let first = self.runs.keys().find(|id| Some(id.to_string()) == named);
-            let first = first.or_else(|| self.runs.keys().next()).cloned();
+            let first = named(&self.runs, &error).or_else(|| self.runs.keys().next().cloned());
             for id in self.runs.keys().filter(|id| Some(*id) != first.as_ref()) {
                 let why = Error::new(error.kind(), "the reading of the log ended for all of its streams");
                 failures.entry(id.clone()).or_insert(match error.kind() {
@@ -181,18 +183,39 @@ impl<'a> LogRun<'a> {
                         stream: Some(stream.clone()),
                         message: format!("changed: {what}"),
                     });
-                    self.resolve_again(Some((&stream, what))).await?;
+                    self.resolve_again(Some((&stream, what))).await.or_else(|error| self.leave_out(error))?;
                 }
-                Err(error) => {
-                    backoff.after(error, Retry::NewSession).await?;
-                    if let Err(error) = self.resolve_again(None).await {
-                        // Where the server is still away the next attempt finds out.
-                        if retry_policy(error.kind()) == Retry::Never {
-                            return Err(error);
+                Err(error) => match backoff.after(error, Retry::NewSession).await {
+                    Ok(()) => {
+                        if let Err(error) = self.resolve_again(None).await {
+                            // Where the server is still away the next attempt finds out.
+                            if retry_policy(error.kind()) == Retry::Never {
+                                self.leave_out(error)?;
+                            }
                         }
                     }
-                }
+                    Err(error) => self.leave_out(error)?,
+                },
             }
+        }
+    }
+
+    /// Goes on without the stream that an error is about, where it is about what one stream is or holds.
+    fn leave_out(&mut self, error: Error) -> Result<()> {
+        let its_own = matches!(error.kind(), ErrorKind::Data | ErrorKind::Schema | ErrorKind::Config);
+        match named(&self.runs, &error).filter(|id| its_own && !self.broken.contains_key(id)) {
+            Some(id) if self.broken.len() + 1 < self.runs.len() => {
+                self.context.events.event(&Event::Warning {
+                    stream: Some(id.clone()),
+                    message: "the other streams are read on without it, to where the source is now; the source keeps \
+                              its log from here"
+                        .to_owned(),
+                });
+                self.catalog.deselect(&id);
+                self.broken.insert(id, error);
+                Ok(())
+            }
+            _ => Err(error),
         }
     }
 
@@ -208,7 +231,7 @@ impl<'a> LogRun<'a> {
         let resolved = AbstractDriver::resolve(
             context.driver.as_ref(),
             Some(context.destination.as_ref()),
-            self.catalog,
+            &self.catalog,
         );
         for (stream, _) in resolved.await? {
             if let Some(run) = self.runs.get_mut(&stream.id) {
@@ -235,8 +258,12 @@ impl<'a> LogRun<'a> {
         let context = Arc::new(RunContext { options, ..self.context.as_ref().clone() });
         let mut phases = BTreeMap::new();
         let mut queued = Vec::new();
-        for run in self.runs.values_mut() {
-            let id = run.stream.id.clone();
+        for (id, run) in &mut self.runs {
+            // Without a phase its changes are passed over.
+            if self.broken.contains_key(id) {
+                continue;
+            }
+            let id = id.clone();
             let anew = self.read_anew.remove(&id);
             let (stream, phase) =
                 plan(run, &prepared, anew).await.map_err(|error| error.at("stream", &id))?;
@@ -257,8 +284,11 @@ impl<'a> LogRun<'a> {
             runs: &self.runs,
             compactor: &self.compactor,
             fan_out: self.mode != ChangeMode::Sequential,
+            hold: !self.broken.is_empty(),
         };
-        let last = if context.options.follow { Until::Forever } else { Until::Now };
+        // What the source keeps for a stream that is broken would grow for as long as the others are followed.
+        let follow = context.options.follow && self.broken.is_empty();
+        let last = if follow { Until::Forever } else { Until::Now };
         let never = CancellationToken::new();
         match self.mode {
             ChangeMode::Sequential | ChangeMode::Parallel => {
@@ -269,7 +299,7 @@ impl<'a> LogRun<'a> {
             ChangeMode::Concurrent => {
                 let done = CancellationToken::new();
                 // Where the run ends by itself, the log is read up to a place behind the last snapshot.
-                let quit = if context.options.follow { &never } else { &done };
+                let quit = if follow { &never } else { &done };
                 let backfills = async {
                     let outcome = self.backfill(queued, &stop).await;
                     done.cancel();
@@ -352,6 +382,12 @@ impl<'a> LogRun<'a> {
         }
         ended.map_or(Ok(()), Err)
     }
+}
+
+/// The stream that an error names.
+fn named(runs: &BTreeMap<StreamId, Arc<StreamRun>>, error: &Error) -> Option<StreamId> {
+    let (_, name) = error.places().find(|(what, _)| *what == "stream")?;
+    runs.keys().find(|id| id.to_string() == name).cloned()
 }
 
 impl From<ReadEnd> for Attempt {

@@ -37,6 +37,8 @@ pub(super) struct Reading<'a> {
     pub(super) compactor: &'a Arc<Compactor>,
     /// Whether each stream's rows are encoded by a task of their own.
     pub(super) fan_out: bool,
+    /// Whether the position that all streams share stays where it is: not all of them are read.
+    pub(super) hold: bool,
 }
 
 impl Reading<'_> {
@@ -76,7 +78,9 @@ impl Reading<'_> {
                     break Ok(ReadEnd::Changed { stream, what });
                 }
                 Some(Ok(ChangeEvent::Changes(stream, batch))) => match self.runs.get(&stream) {
-                    Some(run) => units.write(run, number, *batch).await,
+                    Some(run) => {
+                        units.write(run, number, *batch).await.map_err(|error| error.at("stream", stream))
+                    }
                     None => Err(Error::bug("changes of a stream that is not followed").at("stream", stream)),
                 },
                 Some(Ok(ChangeEvent::Boundary(boundary))) => {
@@ -84,7 +88,8 @@ impl Reading<'_> {
                     match committing.wait().await {
                         Ok(()) => {
                             let (context, compactor) = (self.context.clone(), self.compactor.clone());
-                            committing.begin(checkpoint(context, compactor, units.take(), boundary));
+                            let hold = self.hold;
+                            committing.begin(checkpoint(context, compactor, units.take(), boundary, hold));
                             Ok(())
                         }
                         Err(error) => Err(error),
@@ -134,6 +139,7 @@ async fn checkpoint(
     compactor: Arc<Compactor>,
     units: Units,
     boundary: Boundary,
+    hold: bool,
 ) -> Result<()> {
     let finished = units.finish().await?;
     let progress = Progress { position: Some(boundary.position.clone()), cursor: None, pass: 0 };
@@ -147,7 +153,8 @@ async fn checkpoint(
             (run.entry.clone(), commit)
         })
         .collect();
-    let heads = context.commits.checkpoint(commits, boundary.position.clone()).await?;
+    let shared = (!hold).then(|| boundary.position.clone());
+    let heads = context.commits.checkpoint(commits, shared).await?;
     let mut rows = 0;
     for (done, head) in finished.iter().zip(heads) {
         done.run.set_head(head);

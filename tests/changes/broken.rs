@@ -1,0 +1,79 @@
+//! One stream that cannot be read: the others of its log go on, and nothing is forgotten for it.
+
+use lakeward_testkit::on_both;
+use lakeward_testkit::server::{PgServer, Version};
+use serde_json::json;
+
+use crate::followed::Followed;
+
+on_both!(a_value_that_a_stream_refuses_stops_that_stream_alone, super::refused_value);
+on_both!(a_table_that_is_dropped_stops_its_stream_alone, super::dropped);
+
+async fn refused_value(version: Version) {
+    let sql =
+        "CREATE TABLE strict (id int PRIMARY KEY, at timestamp); INSERT INTO strict VALUES (1, '2020-01-01');
+        CREATE TABLE other (id int PRIMARY KEY, note text); INSERT INTO other VALUES (1, 'a')";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["other"]).await;
+    scene.project.select("strict", json!({ "sync_mode": "cdc", "on_bad_value": "fail" })).unwrap();
+    scene.sync().await;
+    scene
+        .sql(
+            "INSERT INTO other VALUES (2, 'before'); INSERT INTO strict VALUES (2, 'infinity'); INSERT INTO strict VALUES (3, '2021-01-01');
+             INSERT INTO other VALUES (3, 'behind'); UPDATE other SET note = 'b' WHERE id = 1",
+        )
+        .await;
+    // The log of a stream that is not read must not grow for ever: what would be followed ends too.
+    for (round, arguments) in [&[][..], &["--follow"]].into_iter().enumerate() {
+        let output = scene.run(arguments).await;
+        assert_eq!(output.code, Some(5), "{}", output.stderr);
+        let failed = output.events_of("stream_failed");
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert_eq!(failed[0]["stream"], "public.strict");
+        assert!(failed[0]["error"].as_str().unwrap().contains("at"), "{failed:?}");
+        assert!(!output.stderr.contains("infinity"), "a value was told");
+        scene.assert_same("other").await;
+        scene.assert_nothing_forgotten_early().await;
+        scene
+            .sql(&format!(
+                "INSERT INTO other VALUES ({}, 'later'); DELETE FROM other WHERE id = {round} + 2",
+                round + 10
+            ))
+            .await;
+    }
+    // Read from where it stood, with all that came since.
+    scene.project.select("strict", json!({ "sync_mode": "cdc", "on_bad_value": "clamp" })).unwrap();
+    scene.sql("DELETE FROM strict WHERE id = 2; INSERT INTO strict VALUES (4, '2022-01-01')").await;
+    let output = scene.sync().await;
+    assert!(output.events_of("stream_planned").is_empty(), "nothing is read again: {}", output.stderr);
+    scene.assert_same("strict").await;
+    scene.assert_same("other").await;
+    scene.assert_nothing_forgotten_early().await;
+}
+
+async fn dropped(version: Version) {
+    let sql = "CREATE TABLE gone (id int PRIMARY KEY); INSERT INTO gone VALUES (1);
+        CREATE TABLE stays (id int PRIMARY KEY); INSERT INTO stays VALUES (1)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["gone", "stays"]).await;
+    scene.sync().await;
+    let mut run = scene.start(&["--follow"]);
+    scene.sql("INSERT INTO stays VALUES (2); INSERT INTO gone VALUES (2)").await;
+    scene
+        .until(
+            &mut run,
+            "SELECT active FROM pg_replication_slots WHERE database = current_database() AND NOT temporary",
+        )
+        .await;
+    scene.sql("DROP TABLE gone; INSERT INTO stays VALUES (3)").await;
+    let output = run.wait_timeout(std::time::Duration::from_secs(120)).await.unwrap();
+    assert_ne!(output.code, Some(0), "{}", output.stderr);
+    let failed = output.events_of("stream_failed");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0]["stream"], "public.gone");
+    scene.assert_same("stays").await;
+    // Taken out of streams.json, it is in nobody's way.
+    scene.project.select_only(&["stays"], json!({ "sync_mode": "cdc" })).unwrap();
+    scene.sql("INSERT INTO stays VALUES (4)").await;
+    scene.sync().await;
+    scene.assert_same("stays").await;
+    scene.assert_nothing_forgotten_early().await;
+}
