@@ -166,6 +166,9 @@ pub trait Destination: Send + Sync {
         Ok(None)
     }
 
+    /// Where a stream stands, read without taking it over; `None` where nothing of it was committed.
+    async fn head(&self, stream: &StreamId) -> Result<Option<StreamHead>>;
+
     /// Where every stream stands, read without taking anything over.
     async fn heads(&self) -> Result<Vec<(StreamId, StreamHead)>>;
 

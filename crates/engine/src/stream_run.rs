@@ -132,6 +132,10 @@ impl StreamRun {
 
     /// Takes the stream over at the destination.
     pub(crate) async fn take_over(&self) -> Result<()> {
+        // Of thousands of streams most have not begun when a run is stopped.
+        if self.context.options.cancel.is_cancelled() {
+            return Err(Error::cancelled());
+        }
         // Before the claim, which would take the number of a missing commit.
         let heads = &self.context.heads_found;
         self.context.commits.refuse_missing_commits(&self.stream.id, &self.stream.target, heads)?;

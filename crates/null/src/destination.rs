@@ -165,6 +165,12 @@ impl Destination for NullDestination {
             .collect()
     }
 
+    async fn head(&self, stream: &StreamId) -> Result<Option<StreamHead>> {
+        let memory = self.memory();
+        let head = memory.streams.get(stream).map(|stream| &stream.head);
+        Ok(head.filter(|head| head.commit > 0).cloned())
+    }
+
     async fn heads(&self) -> Result<Vec<(StreamId, StreamHead)>> {
         let memory = self.memory();
         let committed = memory.streams.iter().filter(|(_, stream)| stream.head.commit > 0);

@@ -264,6 +264,13 @@ impl Destination for ParquetDestination {
         outcome.map_err(|error| error.at("stream", stream))
     }
 
+    async fn head(&self, stream: &StreamId) -> Result<Option<StreamHead>> {
+        let id = stream.clone();
+        let fold = self.blocking(move |shared| log::read(&shared.layout.stream(&id)?)).await;
+        let fold = fold.map_err(|error| error.at("stream", stream))?;
+        Ok((fold.number > 0).then(|| fold.head()))
+    }
+
     async fn heads(&self) -> Result<Vec<(StreamId, StreamHead)>> {
         let folds = self.blocking(Shared::folds).await?;
         Ok(folds.into_iter().map(|fold| (stream_id(&fold), fold.head())).collect())

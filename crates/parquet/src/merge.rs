@@ -31,8 +31,9 @@ const BATCH_ROWS: u64 = 1024;
 const ENCODED_ROWS: usize = 8192;
 /// What a column takes while a page of it is read: the page, and its dictionary.
 const COLUMN_BYTES: u64 = 2 << 20;
-/// The most that the open row group takes.
-const MAX_ROW_GROUP_BYTES: usize = 64 << 20;
+/// The most that the open row group takes: a program that follows for long merges ever larger files, and must not need
+/// more memory for it than at the beginning.
+const MAX_ROW_GROUP_BYTES: usize = 16 << 20;
 /// The share of the memory budget that the open row group takes at most.
 const BUDGET_SHARE: usize = 8;
 /// What the encoder takes for a column that holds next to nothing.

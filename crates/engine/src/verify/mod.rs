@@ -207,8 +207,7 @@ impl Verifier {
             )
             .hint("name the other streams on the command line"));
         }
-        let heads = self.destination.heads().await?;
-        let head = heads.into_iter().find(|(id, _)| *id == self.stream.target).map(|(_, head)| head);
+        let head = self.destination.head(&self.stream.target).await?;
         let nothing = || {
             Error::new(ErrorKind::Config, "nothing of this stream is visible yet, or it is being read anew")
                 .hint("let `lakeward sync` finish its backfill")
