@@ -1,6 +1,7 @@
 """The test bed: a server, its tables, the program, and the check of what it wrote."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -151,6 +152,10 @@ class Bed:
     def project(self, table, mode="full_refresh"):
         return Project(self, table, mode)
 
+    def tool(self, name):
+        """A program that a package of the readers' environment brings with it."""
+        return str(Path(self.python).parent / name)
+
     def versions(self):
         git = ["git", "-C", str(host.PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
         modules = "import duckdb, pyarrow, connectorx, json; " + (
@@ -186,23 +191,26 @@ def output(command):
 
 
 class Project:
-    """The configs of one table's replication; every sync goes into a lake of its own."""
+    """The configs of the replication of one table, or of all tables of schemas; every sync goes into a lake of its own."""
 
-    def __init__(self, bed, table, mode):
-        self.bed, self.table = bed, table
-        self.directory = WORK / table
+    def __init__(self, bed, name, mode="full_refresh", schemas=()):
+        self.bed, self.name = bed, name
+        self.directory = WORK / name
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         source = {"type": "postgres", "host": "127.0.0.1", "port": int(bed.port), "database": DATABASE}
         source |= {"username": "postgres", "password": "${PGPASSWORD}", "ssl": {"mode": "disable"}}
-        source |= {"max_connections": 16}
+        source |= {"max_connections": 16, "schemas": list(schemas)}
         self.write("source.json", source)
         self.write("destination.json", {"type": "parquet", "path": "./lake"})
         discover = [bed.program, "discover", "--config", "source.json", "--output", "streams.json"]
         measure.run(discover, cwd=self.directory, env=bed.environment)
         streams = json.loads((self.directory / "streams.json").read_text())
-        chosen = {"stream_name": table, "sync_mode": mode}
-        streams["selected_streams"] = {"public": [chosen]}
+        if schemas:
+            for chosen in itertools.chain.from_iterable(streams["selected_streams"].values()):
+                chosen["sync_mode"] = mode
+        else:
+            streams["selected_streams"] = {"public": [{"stream_name": name, "sync_mode": mode}]}
         self.write("streams.json", streams)
 
     def write(self, name, content):
@@ -245,7 +253,7 @@ class Project:
         os.sync()
         command = self.command("--progress", "never", "--log-level", "warn")
         done = measure.run(command, cwd=self.directory, env=self.bed.environment)
-        view = [self.bed.program, "view", self.table, "--engine", "duckdb"]
+        view = [self.bed.program, "view", self.name, "--engine", "duckdb"]
         query = subprocess.run(view, cwd=self.directory, check=True, text=True, stdout=subprocess.PIPE).stdout
         lake = str(self.directory / "lake")
         self.bed.check(self.directory / "lake", expected, query=query.replace("'./lake", f"'{lake}"))

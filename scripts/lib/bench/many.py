@@ -2,132 +2,53 @@
 
 import json
 import re
-import shutil
 
 import host
-from bench import measure
-from bench.bed import DATABASE, WORK
+from bench import measure, tiny
 
 SCHEMA = "bench_many"
-TABLES, ROWS = 5_000, 10
-SECONDS, FSYNCS = 60, 5
+TABLES, SECONDS, FSYNCS = 5_000, 60, 5
 DISCOVERED, DISCOVER_SECONDS = 10_000, 10
-# CREATE TABLE holds a lock for each until its transaction ends.
-AT_ONCE = 1_000
 
 
 def run(bed, asked):
-    content = bed.context(TABLES * ROWS)
-    if exists(bed):
-        drop(bed)
-    bed.sql(f"CREATE SCHEMA {SCHEMA}")
-    create(bed, 0, TABLES)
-    directory = WORK / SCHEMA
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    source = {"type": "postgres", "host": "127.0.0.1", "port": int(bed.port), "database": DATABASE}
-    source |= {"username": "postgres", "password": "${PGPASSWORD}", "ssl": {"mode": "disable"}, "schemas": [SCHEMA]}
-    (directory / "source.json").write_text(json.dumps(source))
-    (directory / "destination.json").write_text(json.dumps({"type": "parquet", "path": "./lake"}))
-    discover = [bed.program, "discover", "--config", "source.json"]
-    measure.run(discover, cwd=directory, env=bed.environment)
-    sync = [bed.program, "sync", "--progress", "never", "--log-level", "warn"]
-    runs = []
-    for _ in range(asked.runs):
-        forget(directory)
-        runs.append(measure.run(sync, cwd=directory, env=bed.environment))
-        measure.say(f"{TABLES:,} tables of {ROWS} rows: {runs[-1].seconds:.1f} s")
-        check(bed, directory)
-    forget(directory)
-    fsyncs, for_state = count_fsyncs(bed, directory, sync)
-    # More of them, which need not be synced.
-    create(bed, TABLES, DISCOVERED)
-    found = measure.run([*discover, "--output", "all.json"], cwd=directory, env=bed.environment)
-    streams = len(json.loads((directory / "all.json").read_text())["streams"])
-    if streams != DISCOVERED:
-        raise host.Failure(f"{streams} of {DISCOVERED} tables were found")
-    measure.say(f"{DISCOVERED:,} tables found in {found.seconds:.1f} s; {fsyncs / TABLES:.2f} fsyncs a table")
-    drop(bed)
-    shutil.rmtree(directory)
-    content |= {"fsyncs_for_state": for_state, "tables": TABLES, "discovered": DISCOVERED, **measure.measurement(runs, sync)}
+    content = bed.context(asked.tables * tiny.ROWS)
+    with tiny.tables(bed, SCHEMA, asked.tables) as project:
+        runs = []
+        for _ in range(asked.runs):
+            runs.append(project.sync_all(asked.tables))
+            measure.say(f"{asked.tables:,} tables of {tiny.ROWS} rows: {runs[-1].seconds:.1f} s")
+        project.forget()
+        fsyncs, for_state = count_fsyncs(project)
+        # More of them, which need not be synced.
+        more = 2 * asked.tables
+        tiny.create(bed, SCHEMA, asked.tables, more)
+        discover = [bed.program, "discover", "--config", "source.json", "--output", "all.json"]
+        found = measure.run(discover, cwd=project.directory, env=bed.environment)
+        streams = len(json.loads((project.directory / "all.json").read_text())["streams"])
+    if streams != more:
+        raise host.Failure(f"{streams} of {more} tables were found")
+    each = fsyncs / asked.tables
+    measure.say(f"{more:,} tables found in {found.seconds:.1f} s; {each:.2f} fsyncs a table, {for_state} for the state")
+    content |= {"tables": asked.tables, "discovered": more, "fsyncs_for_state": for_state}
+    content |= measure.measurement(runs, project.quiet())
     content["targets"] = {
-        f"sync of {TABLES:,} tables of {ROWS} rows": measure.target(round(measure.median(runs), 1), SECONDS, "s"),
-        "fsyncs a table": measure.target(round(fsyncs / TABLES, 2), FSYNCS, "times"),
-        f"discover of {DISCOVERED:,} tables": measure.target(round(found.seconds, 1), DISCOVER_SECONDS, "s"),
+        f"sync of {asked.tables:,} tables of {tiny.ROWS} rows": measure.target(
+            round(measure.median(runs), 1), SECONDS * asked.tables / TABLES, "s"
+        ),
+        "fsyncs a table": measure.target(round(each, 2), FSYNCS, "times"),
+        f"discover of {more:,} tables": measure.target(
+            round(found.seconds, 1), DISCOVER_SECONDS * more / DISCOVERED, "s"
+        ),
     }
     measure.save("many", content)
 
 
-def exists(bed):
-    return bed.sql(f"SELECT count(*) FROM pg_namespace WHERE nspname = '{SCHEMA}'") == "1"
-
-
-def create(bed, first, end):
-    for start in range(first, end, AT_ONCE):
-        bed.sql(
-            f"DO $$ BEGIN FOR n IN {start}..{min(start + AT_ONCE, end) - 1} LOOP EXECUTE format("
-            f"'CREATE TABLE {SCHEMA}.t%s (id int PRIMARY KEY, note text); "
-            f"INSERT INTO {SCHEMA}.t%s SELECT g, %L || g FROM generate_series(1, {ROWS}) g', n, n, 't' || n || ' row ');"
-            " END LOOP; END $$"
-        )
-
-
-def drop(bed):
-    """Some at a time: each of them takes locks until its transaction ends."""
-    names = bed.sql(f"SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = '{SCHEMA}'::regnamespace")
-    tables = names.split()
-    for start in range(0, len(tables), AT_ONCE):
-        bed.sql("DROP TABLE " + ", ".join(f"{SCHEMA}.{name}" for name in tables[start : start + AT_ONCE]))
-    bed.sql(f"DROP SCHEMA {SCHEMA} CASCADE")
-
-
-def forget(directory):
-    shutil.rmtree(directory / "lake", ignore_errors=True)
-    for left in directory.glob("state.json*"):
-        left.unlink()
-
-
-def check(bed, directory):
-    """All rows of all tables are there, and nothing else."""
-    found = bed.python_json(ROWS_OF_ALL, str(directory / "lake" / SCHEMA))
-    if found != {"tables": TABLES, "rows": TABLES * ROWS, "wrong": 0}:
-        raise host.Failure(f"{directory} does not hold the source's rows: {found}")
-
-
-def count_fsyncs(bed, directory, sync):
+def count_fsyncs(project):
     """Of tables, and of the state. Not measured: the program is slower when each call is written down."""
-    calls = directory / "strace.txt"
-    traced = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,syncfs,sync", "-o", str(calls), *sync]
-    measure.run(traced, cwd=directory, env=bed.environment)
+    calls = project.directory / "strace.txt"
+    traced = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,syncfs,sync", "-o", str(calls), *project.quiet()]
+    measure.run(traced, cwd=project.directory, env=project.bed.environment)
     synced = re.findall(r"\b(?:fsync|fdatasync|syncfs|sync)\((.*)", calls.read_text())
     of_state = sum("/lake" not in call for call in synced)
     return len(synced) - of_state, of_state
-
-
-ROWS_OF_ALL, str(directory / "lake" / SCHEMA))
-    if found != {"tables": TABLES, "rows": TABLES * ROWS, "wrong": 0}:
-        raise host.Failure(f"{directory} does not hold the source's rows: {found}")
-
-
-def count_fsyncs(bed, directory, sync):
-    """Not measured: the program is slower when each call is counted."""
-    counts = directory / "strace.txt"
-    traced = ["strace", "-f", "-c", "-e", "trace=fsync,fdatasync,syncfs,sync", "-o", str(counts), *sync]
-    measure.run(traced, cwd=directory, env=bed.environment)
-    lines = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+).*\b(?:fsync|fdatasync|syncfs|sync)$", counts.read_text(), re.M)
-    return sum(int(calls) for calls in lines)
-
-
-ROWS_OF_ALL = """
-import json, pathlib, sys
-import pyarrow.parquet as pq
-
-tables = rows = wrong = 0
-for directory in pathlib.Path(json.load(sys.stdin)).iterdir():
-    tables += 1
-    for path in directory.glob("*.parquet"):
-        table = pq.read_table(path, columns=["id", "note"], partitioning=None).to_pylist()
-        rows += len(table)
-        wrong += sum(row["note"] != f"{directory.name} row {row['id']}" for row in table)
-print(json.dumps({"tables": tables, "rows": rows, "wrong": wrong}))
-"""

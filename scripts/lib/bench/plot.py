@@ -1,5 +1,6 @@
 """Plots as SVG, readable on light and on dark ground."""
 
+import math
 from xml.sax.saxutils import escape
 
 LABELS = 230
@@ -67,6 +68,33 @@ def line(title, points):
             "</svg>\n",
         ]
     )
+
+
+def curve(title, points, unit=str):
+    """Points joined by a line over a logarithmic axis from zero up; `unit` says how a place on the axis is called."""
+    most = max(y for _, y in points) or 1
+    first, last = (math.log(edge) for edge in (min(x for x, _ in points), max(x for x, _ in points)))
+    width, bottom = LEFT + BARS + VALUES, TOP + HEIGHT
+
+    def place(x, y):
+        across = (math.log(x) - first) / (last - first or 1)
+        return round(LEFT + (BARS + VALUES - 40) * across, 1), round(bottom - HEIGHT * y / most, 1)
+
+    places = [place(x, y) for x, y in points]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 30}"'
+        f' viewBox="0 0 {width} {bottom + 30}" role="img" aria-label="{escape(title)}">',
+        f"<style>{STYLE}</style>",
+        f'<text class="title" x="10" y="22">{escape(title)}</text>',
+        f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{width - 20}" fill="none"/>',
+        f'<text x="{LEFT - 8}" y="{TOP + 5}" text-anchor="end">{number(most)}</text>',
+        f'<text x="{LEFT - 8}" y="{bottom}" text-anchor="end">0</text>',
+        f'<path class="line" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>',
+    ]
+    for (x, y), (at, _) in zip(places, points):
+        parts.append(f'<circle class="own" cx="{x}" cy="{y}" r="3"/>')
+        parts.append(f'<text x="{x}" y="{bottom + 20}" text-anchor="middle">{escape(unit(at))}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def number(value):

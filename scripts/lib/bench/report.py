@@ -184,8 +184,81 @@ def many(results):
     yield f"## {results['tables']:,} tiny tables\n"
     yield targets(results["targets"])
     median = results["median"]
-    yield f"{median['cpu_seconds']:.1f} s of CPU, {median['peak_rss_bytes'] / MIB:,.0f} MiB at most.\n"
+    yield (
+        f"{median['cpu_seconds']:.1f} s of CPU, {median['peak_rss_bytes'] / MIB:,.0f} MiB at most. Besides, the state file was"
+        f" synced {results['fsyncs_for_state']} times in all.\n"
+    )
     yield conditions(results, [results["command"]])
+
+
+def chunks(results):
+    yield "## Chunk sizes\n"
+    yield (
+        "`lakeward bench chunk-size` over four connections into Parquet: what a backfill reads, encodes, syncs and commits"
+        " in a second, by the size of its chunks. `*` marks the smallest size that is as good as the best but for noise.\n"
+    )
+    for table, of in results["tables"].items():
+        stream = of["found"]["streams"][0]
+        best = stream["recommendation"]["chunk_size"]
+        sizes = stream["sizes"]
+        yield f"### `{table}`, {stream['rows']:,} rows, {stream['source_bytes'] / MIB:,.0f} MiB\n"
+        points = [(size["chunk_bytes"], size["rows_per_second"]["median"]) for size in sizes]
+        yield keep(f"chunks-{table}", f"{table}: rows/s by chunk size", plot.curve(f"{table}: rows/s by chunk size", points, binary))
+        rows = [
+            [
+                binary(size["chunk_bytes"]) + (" *" if size["chunk_bytes"] == best else ""),
+                f"{size['chunks']:,}",
+                f"{size['rows_per_second']['median']:,.0f}",
+                f"{size['rows_per_second']['least']:,.0f}–{size['rows_per_second']['greatest']:,.0f}",
+                f"{size['cpu_seconds_per_million_rows']['median']:.2f} s",
+                f"{size['peak_rss_bytes']['greatest'] / MIB:,.0f} MiB" if size["peak_rss_bytes"] else "?",
+            ]
+            for size in sizes
+        ]
+        yield table_of(["chunk size", "chunks", "rows/s", "least–greatest", "CPU per million rows", "peak memory"], rows)
+    yield conditions(results, [of["command"] for of in results["tables"].values()])
+
+
+def growth(results):
+    yield "## How cost grows\n"
+    yield (
+        "One run each, whose files then held exactly the source's rows. Rows and columns are read over the default number"
+        " of connections; tables and streams have ten rows each to begin with.\n"
+    )
+    for axis, points in results["axes"].items():
+        yield f"### {axis.capitalize()}\n"
+        title = f"Seconds, by {axis}"
+        curve = [(point["at"], point["seconds"]) for point in points]
+        yield keep(f"growth-{axis.replace(' ', '-')}", title, plot.curve(title, curve, short))
+        rows = [
+            [
+                f"{point['at']:,}",
+                f"{point['work']:,}",
+                f"{point['seconds']:.2f} s",
+                f"{point['work'] / point['seconds']:,.0f}",
+                f"{point['cpu_seconds']:.2f} s",
+                f"{point['peak_rss_bytes'] / MIB:,.0f} MiB",
+            ]
+            for point in points
+        ]
+        what = {"columns": "values", "changes in a transaction": "changes", "streams of one log": "changes"}.get(axis, "rows")
+        yield table_of([axis, what, "wall", f"{what}/s", "CPU", "peak memory"], rows)
+    yield conditions(results, [])
+
+
+def binary(size):
+    """A size as flags take it."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:g}{name}"
+    return str(size)
+
+
+def short(count):
+    for unit, name in ((1_000_000, "M"), (1_000, "k")):
+        if count >= unit:
+            return f"{count / unit:g}{name}"
+    return str(count)
 
 
 SECTIONS = {
@@ -199,6 +272,8 @@ SECTIONS = {
     "soak": follow,
     "beside": beside,
     "many": many,
+    "chunks": chunks,
+    "growth": growth,
 }
 
 
