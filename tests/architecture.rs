@@ -25,6 +25,11 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
                 "lakeward-null",
             ]),
         ),
+        // Nothing that users run depends on the benches.
+        (
+            "lakeward-bench",
+            BTreeSet::from(["lakeward-core", "lakeward-state", "lakeward-postgres", "lakeward-parquet"]),
+        ),
         // Tests look at the product from outside: through its command line and its files.
         ("lakeward-testkit", BTreeSet::from([])),
         ("lakeward", BTreeSet::from(["lakeward-core", "lakeward-state", "lakeward-engine", "lakeward-cli"])),
