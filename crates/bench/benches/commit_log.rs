@@ -6,7 +6,8 @@ use std::cell::Cell;
 use criterion::{Criterion, criterion_group, criterion_main};
 use lakeward_bench::stream::{destination, run, stream};
 use lakeward_core::{
-    Column, ColumnType, ConfiguredStream, Destination, Fingerprint, OpenStep, Position, Progress, StreamCommit,
+    Column, ColumnType, ConfiguredStream, Destination, Fingerprint, OpenStep, Position, Progress,
+    StreamCommit,
 };
 use lakeward_parquet::ParquetDestination;
 use serde_json::json;

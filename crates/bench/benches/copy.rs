@@ -39,7 +39,8 @@ fn rows(criterion: &mut Criterion) {
     let by_column: Vec<Vec<Vec<u8>>> = cases.iter().map(|case| case.texts(ROWS)).collect();
     let messages: Vec<Vec<u8>> = (0..ROWS as usize)
         .map(|row| {
-            let fields: Vec<&[u8]> = by_column.iter().map(|texts| texts[row].strip_suffix(b"\n").unwrap()).collect();
+            let fields: Vec<&[u8]> =
+                by_column.iter().map(|texts| texts[row].strip_suffix(b"\n").unwrap()).collect();
             [fields.join(&b'\t').as_slice(), b"\n"].concat()
         })
         .collect();

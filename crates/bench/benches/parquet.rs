@@ -130,7 +130,6 @@ const SETTINGS: [(&str, Setting); 15] = [
     ("+ no statistics on text", no_text_statistics),
 ];
 
-
 /// The same rows through Parquet's own writer, into memory.
 fn theirs(batches: &[RecordBatch], compression: Compression, setting: Setting) -> u64 {
     let schema = batches[0].schema();
@@ -154,7 +153,8 @@ fn encode(criterion: &mut Criterion) {
     });
     for (name, setting) in SETTINGS {
         println!("{name}: {} bytes", theirs(&batches, zstd(1), setting));
-        group.bench_function(name.trim_start(), |bencher| bencher.iter(|| theirs(&batches, zstd(1), setting)));
+        group
+            .bench_function(name.trim_start(), |bencher| bencher.iter(|| theirs(&batches, zstd(1), setting)));
     }
     let compressions = [
         ("zstd 1", zstd(1)),

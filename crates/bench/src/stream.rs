@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lakeward_core::{
-    Column, ConfiguredStream, MemoryBudget, NullCursor, OnBadValue, OnPartitionChange, OnSchemaChange, Run, Schema,
-    SourceIdentity, StreamId, SyncMode, SystemColumns, UnitSpec,
+    Column, ConfiguredStream, MemoryBudget, NullCursor, OnBadValue, OnPartitionChange, OnSchemaChange, Run,
+    Schema, SourceIdentity, StreamId, SyncMode, SystemColumns, UnitSpec,
 };
 use lakeward_parquet::ParquetDestination;
 use serde_json::{Map, json};

@@ -91,7 +91,8 @@ fn json(row: u64) -> String {
 fn list(row: u64) -> (String, Vec<u8>) {
     let items: Vec<i32> = (0..5).map(|n| (scattered(row + n) % 100_000) as i32).collect();
     let text: Vec<String> = items.iter().map(i32::to_string).collect();
-    let mut bytes: Vec<u8> = [1, 0, 23, items.len() as i32, 1].iter().flat_map(|word: &i32| word.to_be_bytes()).collect();
+    let mut bytes: Vec<u8> =
+        [1, 0, 23, items.len() as i32, 1].iter().flat_map(|word: &i32| word.to_be_bytes()).collect();
     for item in items {
         bytes.extend(4i32.to_be_bytes());
         bytes.extend(item.to_be_bytes());
