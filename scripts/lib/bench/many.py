@@ -104,20 +104,6 @@ def count_fsyncs(bed, directory, sync):
     return len(synced) - of_state, of_state
 
 
-ROWS_OF_ALL, str(directory / "lake" / SCHEMA))
-    if found != {"tables": TABLES, "rows": TABLES * ROWS, "wrong": 0}:
-        raise host.Failure(f"{directory} does not hold the source's rows: {found}")
-
-
-def count_fsyncs(bed, directory, sync):
-    """Not measured: the program is slower when each call is counted."""
-    counts = directory / "strace.txt"
-    traced = ["strace", "-f", "-c", "-e", "trace=fsync,fdatasync,syncfs,sync", "-o", str(counts), *sync]
-    measure.run(traced, cwd=directory, env=bed.environment)
-    lines = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+).*\b(?:fsync|fdatasync|syncfs|sync)$", counts.read_text(), re.M)
-    return sum(int(calls) for calls in lines)
-
-
 ROWS_OF_ALL = """
 import json, pathlib, sys
 import pyarrow.parquet as pq
