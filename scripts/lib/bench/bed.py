@@ -20,8 +20,8 @@ CONTENTS = Path(__file__).resolve().parent / "contents.py"
 class Bed:
     """Starts what is needed and stops what it started."""
 
-    def __init__(self, program):
-        self.program = str(program.resolve())
+    def __init__(self, program, results):
+        self.program, self.results = str(program.resolve()), results
 
     def __enter__(self):
         self.server = postgres.Postgres18()
@@ -55,6 +55,9 @@ class Bed:
     def script(self, *arguments, check=True):
         command = [str(host.PROJECT / "scripts" / "servers"), *arguments]
         return subprocess.run(command, check=check, text=True, stdout=subprocess.PIPE)
+
+    def save(self, name, content):
+        measure.save(self.results, name, content)
 
     # The source.
 

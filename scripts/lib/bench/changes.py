@@ -18,7 +18,7 @@ def run(bed, asked):
     content = bed.context(TABLE_ROWS)
     content["changes"] = changes
     content |= against_pg_recvlogical(bed, changes, asked.runs)
-    measure.save("changes", content)
+    bed.save("changes", content)
 
 
 def against_pg_recvlogical(bed, changes, runs):

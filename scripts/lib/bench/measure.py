@@ -14,6 +14,8 @@ from typing import NamedTuple
 import host
 
 RESULTS = host.PROJECT / "benches" / "results"
+# Of a quick run, which says that all of it works and little more.
+QUICK_RESULTS = host.TARGET / "bench" / "quick"
 
 
 class Run(NamedTuple):
@@ -109,11 +111,11 @@ def machine():
     }
 
 
-def save(name, content):
+def save(directory, name, content):
     """Keeps a benchmark's results, with when and where they came to be."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    path = RESULTS / f"{name}.json"
+    path = directory / f"{name}.json"
     path.write_text(json.dumps({"benchmark": name, "taken_at": now, **content}, indent=2) + "\n")
     print(f"{name}: {path.relative_to(host.PROJECT)}")
 

@@ -41,4 +41,4 @@ def run(bed, asked):
     content["ratios"] = {
         what: measure.ratio(ours, theirs, what) for what in ("seconds", "cpu_seconds", "peak_rss_bytes")
     }
-    measure.save("peers", content)
+    bed.save("peers", content)

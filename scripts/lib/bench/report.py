@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its plots, made from benches/results and nothing else."""
+"""docs/benchmarks.md and its plots, made from benches/results and nothing else; of a quick run, beside its results."""
 
 import json
 import shlex
@@ -6,8 +6,7 @@ import shlex
 import host
 from bench import measure, plot
 
-PAGE = host.PROJECT / "docs" / "benchmarks.md"
-PLOTS = host.PROJECT / "docs" / "benchmarks"
+PAGES = {measure.RESULTS: host.PROJECT / "docs", measure.QUICK_RESULTS: measure.QUICK_RESULTS}
 MIB = 1 << 20
 
 NAMES = {
@@ -27,19 +26,45 @@ the source's rows. A figure is the median of its runs, with the least and the gr
 beside it. Ratios carry over to other machines; seconds do not.
 """
 
+QUICK = """**This was a quick run** (`scripts/bench --quick`), made to see that all of it works: little of everything, and every
+contender once. Its figures say little.
+"""
 
-def write():
+
+def write(directory):
+    """The page of the results in a directory."""
+    page = PAGES[directory] / "benchmarks.md"
+    plots = page.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
     sections = [INTRODUCTION]
+    if directory == measure.QUICK_RESULTS:
+        sections.append(QUICK)
     for name, section in SECTIONS.items():
-        path = measure.RESULTS / f"{name}.json"
+        path = directory / f"{name}.json"
         if path.exists():
-            sections += section(json.loads(path.read_text()))
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n".join(sections).rstrip() + "\n")
-    print(f"report: {PAGE.relative_to(host.PROJECT)}")
+            sections += section(json.loads(path.read_text()), Drawer(plots))
+    page.write_text("\n".join(sections).rstrip() + "\n")
+    print(f"report: {page.relative_to(host.PROJECT)}")
 
 
-def backfill(results):
+class Drawer:
+    """Draws plots into a directory beside the page, and says how the page shows them."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def bars(self, name, title, bars, limit=None):
+        return self.keep(name, title, plot.bars(title, bars, limit))
+
+    def line(self, name, title, points):
+        return self.keep(name, title, plot.line(title, points))
+
+    def keep(self, name, title, drawing):
+        (self.directory / f"{name}.svg").write_text(drawing)
+        return f"![{title}]({self.directory.name}/{name}.svg)\n"
+
+
+def backfill(results, draw):
     yield f"## Backfill, {results['rows']:,} rows\n"
     yield (
         "The limit is the faster of `COPY … TO STDOUT` as text and as binary by psql into `/dev/null`, over one"
@@ -50,7 +75,7 @@ def backfill(results):
         yield f"### `{table}`\n"
         limit = found["measurements"][found["limit"]]["median"]["seconds"]
         bars = [(NAMES[name], of["median"]["seconds"], spread(of)) for name, of in found["measurements"].items()]
-        yield draw(f"backfill-{table}", f"Backfill of {table}: seconds", bars, limit=limit)
+        yield draw.bars(f"backfill-{table}", f"Backfill of {table}: seconds", bars, limit=limit)
         rows = []
         for name, of in found["measurements"].items():
             ratio = of.get("against_limit")
@@ -70,7 +95,7 @@ def backfill(results):
     yield conditions(results, [of["command"] for t in results["tables"].values() for of in t["measurements"].values()])
 
 
-def memory(results):
+def memory(results, draw):
     yield f"## Peak memory, {results['rows']:,} rows\n"
     yield "Resident memory of the whole process at its highest, under the default memory limit of 1 GiB.\n"
     rows, bars = [], []
@@ -79,12 +104,12 @@ def memory(results):
             figure = of["target"]["figure"]
             rows.append([f"`{table}`, {case}", f"{figure:.0f} MiB", verdict(of["target"])])
             bars.append((f"{table}, {case}", figure, None))
-    yield draw("memory", "Peak resident memory: MiB", bars)
+    yield draw.bars("memory", "Peak resident memory: MiB", bars)
     yield table_of(["", "peak memory", "target"], rows)
     yield conditions(results, [of["command"] for cases in results["tables"].values() for of in cases.values()])
 
 
-def peers(results):
+def peers(results, draw):
     yield f"## Against peers, `trips`, {results['rows']:,} rows\n"
     yield (
         "ConnectorX reads into Arrow over two partitions of the key and PyArrow writes Parquet with zstd: one file,"
@@ -93,7 +118,7 @@ def peers(results):
     of = results["measurements"]
     for what, unit, scale in (("seconds", "seconds", 1), ("cpu_seconds", "CPU seconds", 1), ("peak_rss_bytes", "MiB", MIB)):
         bars = [(NAMES[name], one["median"][what] / scale, None) for name, one in of.items()]
-        yield draw(f"peers-{what.split('_')[0]}", f"trips into Parquet: {unit}", bars)
+        yield draw.bars(f"peers-{what.split('_')[0]}", f"trips into Parquet: {unit}", bars)
     rows = [
         [NAMES[name], seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one), f"{one['parquet_bytes'] / MIB:,.0f} MiB"]
         for name, one in of.items()
@@ -105,7 +130,7 @@ def peers(results):
     yield conditions(results, [one["command"] for one in of.values()])
 
 
-def resume(results):
+def resume(results, draw):
     yield f"## Resuming, `trips`, {results['rows']:,} rows\n"
     yield (
         "A sync is killed (`kill -9`) once a share of its rows is committed, and run again. Rows read before are as the"
@@ -125,7 +150,7 @@ def resume(results):
     yield conditions(results, [results["command"]])
 
 
-def changes(results):
+def changes(results, draw):
     yield f"## Changes, {results['changes']:,} of them\n"
     yield (
         "60 % updates, 25 % inserts, 15 % deletes, in transactions of 1 to 10,000. The limit is `pg_recvlogical` with"
@@ -134,14 +159,14 @@ def changes(results):
     )
     found = results["measurements"]
     bars = [(name, one["median"]["seconds"], spread(one)) for name, one in found.items()]
-    yield draw("changes", "A million changes: seconds", bars, limit=found["pg_recvlogical"]["median"]["seconds"])
+    yield draw.bars("changes", "A million changes: seconds", bars, limit=found["pg_recvlogical"]["median"]["seconds"])
     rows = [[name, seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one)] for name, one in found.items()]
     yield table_of(["", "wall", "CPU", "peak memory"], rows)
     yield targets(results["targets"])
     yield conditions(results, [one["command"] for one in found.values()])
 
 
-def transaction(results):
+def transaction(results, draw):
     yield f"## One transaction of {results['rows']:,} rows\n"
     yield "A single insert, read from the log and committed; the latest view then held exactly the source's rows.\n"
     yield targets(results["targets"])
@@ -150,7 +175,7 @@ def transaction(results):
     yield conditions(results, [results["command"]])
 
 
-def follow(results):
+def follow(results, draw):
     hours = results["seconds"] / 3600
     length = f"{hours:.1f} hours" if hours >= 0.5 else f"{results['seconds']} seconds"
     yield f"## Followed for {length}, {results['changes_per_second']:,} changes a second\n"
@@ -162,13 +187,13 @@ def follow(results):
     )
     name = "soak" if hours >= 0.5 else "follow"
     samples = results["samples"]
-    yield draw_lines(f"{name}-memory", "Resident memory: MiB over seconds", [(at, rss) for at, rss, _ in samples])
-    yield draw_lines(f"{name}-files", "Files over seconds", [(at, files) for at, _, files in samples])
+    yield draw.line(f"{name}-memory", "Resident memory: MiB over seconds", [(at, rss) for at, rss, _ in samples])
+    yield draw.line(f"{name}-files", "Files over seconds", [(at, files) for at, _, files in samples])
     yield targets(results["targets"])
     yield conditions(results, [results["command"]])
 
 
-def beside(results):
+def beside(results, draw):
     yield f"## A backfill of {results['rows']:,} rows under {results['changes_per_second']:,} changes a second\n"
     yield (
         f"`trips` in mode `cdc`, concurrent. The sync took {results['seconds']:.1f} s; the place from which the server"
@@ -176,11 +201,11 @@ def beside(results):
         f" {results['most_log_kept_bytes'] / MIB:,.0f} MiB at most. Once the writers had stopped, a sync left exactly the"
         " source's rows.\n"
     )
-    yield draw_lines("beside", "Log kept at the source: MiB over seconds", [(at, kept / MIB) for at, _, kept in results["samples"]])
+    yield draw.line("beside", "Log kept at the source: MiB over seconds", [(at, kept / MIB) for at, _, kept in results["samples"]])
     yield conditions(results, [results["command"]])
 
 
-def many(results):
+def many(results, draw):
     yield f"## {results['tables']:,} tiny tables\n"
     yield targets(results["targets"])
     median = results["median"]
@@ -250,16 +275,3 @@ def conditions(results, commands):
     ]
     return "\n".join(lines)
 
-
-def draw(name, title, bars, limit=None):
-    return keep(name, title, plot.bars(title, bars, limit))
-
-
-def draw_lines(name, title, points):
-    return keep(name, title, plot.line(title, points))
-
-
-def keep(name, title, drawing):
-    PLOTS.mkdir(parents=True, exist_ok=True)
-    (PLOTS / f"{name}.svg").write_text(drawing)
-    return f"![{title}](benchmarks/{name}.svg)\n"
