@@ -14,10 +14,13 @@ NAMES = {
     "copy_binary": "COPY binary",
     "lakeward_1": "Lakeward, 1 connection",
     "lakeward_2": "Lakeward, 2 connections",
-    "connectorx": "ConnectorX, 2 partitions",
     "lakeward": "Lakeward, 2 connections",
+    "connectorx": "ConnectorX, 2 partitions",
+    "sling": "Sling",
+    "dlt_connectorx": "dlt, ConnectorX backend",
+    "dlt_pyarrow": "dlt, PyArrow backend",
+    "adbc": "ADBC",
 }
-
 INTRODUCTION = """# Benchmarks
 
 Made by `scripts/bench report` from `benches/results/`; `scripts/bench all` measures anew. Programs that are compared ran
@@ -26,8 +29,8 @@ the source's rows. A figure is the median of its runs, with the least and the gr
 beside it. Ratios carry over to other machines; seconds do not.
 """
 
-QUICK = """**This was a quick run** (`scripts/bench --quick`), made to see that all of it works: little of everything, and every
-contender once. Its figures say little.
+QUICK = """**This was a quick run**, by `scripts/bench --quick` into `target/bench/quick`, to see that all of it works: little of
+everything, and every contender once. Its figures say little.
 """
 
 
@@ -83,7 +86,7 @@ def backfill(results, draw):
                 [
                     NAMES[name] + (" (the limit)" if name == found["limit"] else ""),
                     seconds(of),
-                    f"{ratio['median']:.2f} × ({ratio['min']:.2f}–{ratio['max']:.2f})" if ratio else "",
+                    times(ratio) if ratio else "",
                     f"{of['cpu_seconds_per_million_rows']:.2f} s" if ratio else "",
                     f"{of['rows_per_second']:,}" if ratio else "",
                     mib(of) if ratio else "",
@@ -112,22 +115,38 @@ def memory(results, draw):
 def peers(results, draw):
     yield f"## Against peers, `trips`, {results['rows']:,} rows\n"
     yield (
-        "ConnectorX reads into Arrow over two partitions of the key and PyArrow writes Parquet with zstd: one file,"
-        " nothing synced, no state. Its numerics are not exact and were left out of the check of its contents.\n"
+        "Each reads the whole table and writes Parquet with zstd, with settings chosen from its documentation. Lakeward's"
+        " figures include that its files are synced to the disk and that a killed run can go on. Peak memory is that of"
+        " the process at its highest; of several processes together, as looked at ten times a second.\n"
     )
-    of = results["measurements"]
+    found = results["measurements"]
     for what, unit, scale in (("seconds", "seconds", 1), ("cpu_seconds", "CPU seconds", 1), ("peak_rss_bytes", "MiB", MIB)):
-        bars = [(NAMES[name], one["median"][what] / scale, None) for name, one in of.items()]
+        bars = [(NAMES[name], one["median"][what] / scale, None) for name, one in found.items()]
         yield draw.bars(f"peers-{what.split('_')[0]}", f"trips into Parquet: {unit}", bars)
     rows = [
         [NAMES[name], seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one), f"{one['parquet_bytes'] / MIB:,.0f} MiB"]
-        for name, one in of.items()
+        for name, one in found.items()
     ]
     yield table_of(["", "wall", "CPU", "peak memory", "Parquet"], rows)
-    words = {"seconds": "wall time", "cpu_seconds": "CPU", "peak_rss_bytes": "peak memory"}
-    ratios = [f"{ratio['median']:.2f} × its {words[what]}" for what, ratio in results["ratios"].items()]
-    yield f"Lakeward took {', '.join(ratios)}.\n"
-    yield conditions(results, [one["command"] for one in of.values()])
+    ratios = results["ratios"]
+    compared = [name for name in found if name in ratios]
+    yield "What Lakeward took of what each peer took:\n"
+    yield table_of(
+        ["", "wall", "CPU", "peak memory", "Parquet"],
+        [
+            [NAMES[name], *(times(ratios[name][what]) for what in measure.FIGURES), f"{ratios[name]['parquet_bytes']:.2f} ×"]
+            for name in compared
+        ],
+    )
+    yield table_of(
+        ["", "how it was run", "the types of its files, as DuckDB calls them"],
+        [[NAMES[name], found[name]["settings"], types(found[name])] for name in compared],
+        numbers=False,
+    )
+    if compared:
+        yield f"What was held against the source of each: {results['check']}.\n"
+    yield from not_measured(results)
+    yield conditions(results, [with_environment(one) for one in found.values()])
 
 
 def resume(results, draw):
@@ -227,8 +246,8 @@ SECTIONS = {
 }
 
 
-def table_of(head, rows):
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def table_of(head, rows, numbers=True):
+    lines = [head, ["---"] + ["---:" if numbers else "---"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
@@ -244,6 +263,24 @@ def seconds(of):
 
 def mib(of):
     return f"{of['median']['peak_rss_bytes'] / MIB:,.0f} MiB"
+
+
+def times(ratio):
+    return f"{ratio['median']:.2f} × ({ratio['min']:.2f}–{ratio['max']:.2f})"
+
+
+def types(of):
+    return "; ".join(f"{source}: {' and '.join(found)}" for source, found in of["types"].items())
+
+
+def not_measured(results):
+    for name, reason in results.get("not_measured", {}).items():
+        yield f"{NAMES[name]} was not measured: {reason}\n"
+
+
+def with_environment(of):
+    """A command with the settings that are not on its line."""
+    return [*(f"{name}={value}" for name, value in of.get("environment", {}).items()), *of["command"]]
 
 
 def verdict(target):
