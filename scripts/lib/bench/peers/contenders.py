@@ -8,6 +8,7 @@ from typing import Callable, NamedTuple
 import host
 
 SCRIPTS = Path(__file__).resolve().parent
+LEAST_JAVA = 17
 
 
 class Peer(NamedTuple):
@@ -27,6 +28,15 @@ def installed(python, packages):
     script = "import json, sys; from importlib.metadata import version; "
     script += "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
     return json.loads(told([python, "-c", script, *packages]))
+
+
+def java(python):
+    """The version of the Java that Debezium would run on, or why it does not."""
+    script = "import jpype; jpype.startJVM(); print(jpype.JClass('java.lang.System').getProperty('java.version'))"
+    version = told([python, "-c", script]).strip()
+    if int(version.split(".")[0]) < LEAST_JAVA:
+        raise host.Failure(f"needs Java {LEAST_JAVA}, found {version}")
+    return version
 
 
 def told(command):
