@@ -12,7 +12,7 @@ def run(bed, asked):
     expected = {table: bed.table(table, asked.rows) for table in CPU_PER_MILLION}
     content = bed.context(asked.rows)
     content["tables"] = {table: measure_table(bed, table, asked.rows, asked.runs, expected[table]) for table in expected}
-    measure.save("backfill", content)
+    bed.save("backfill", content)
 
 
 def measure_table(bed, table, rows, runs, expected):

@@ -21,15 +21,15 @@ CONTENTS = Path(__file__).resolve().parent / "contents.py"
 class Bed:
     """Starts what is needed and stops what it started."""
 
-    def __init__(self, program):
-        self.program = str(program.resolve())
+    def __init__(self, program, results):
+        self.program, self.results = str(program.resolve()), results
 
     def __enter__(self):
         self.server = postgres.Postgres18()
         self.started = self.script("status", self.server.name, check=False).returncode != 0
         if self.started:
             self.script("start", self.server.name)
-        self.python = self.script("python", "--bench").stdout.strip()
+        self.python = self.script("python").stdout.strip()
         self.port = self.server.read("port")
         bindir = Path(self.server.read("bindir"))
         own = bindir / "psql"
@@ -57,7 +57,14 @@ class Bed:
         command = [str(host.PROJECT / "scripts" / "servers"), *arguments]
         return subprocess.run(command, check=check, text=True, stdout=subprocess.PIPE)
 
+    def save(self, name, content):
+        measure.save(self.results, name, content)
+
     # The source.
+
+    def url(self):
+        """The source, for programs that do not know libpq's variables. It has the password in it."""
+        return f"postgresql://postgres:{postgres.PASSWORD}@127.0.0.1:{self.port}/{DATABASE}?sslmode=disable"
 
     def copy_command(self, table, options=""):
         """psql that copies a table to its standard output; the measure of what the source can give."""
@@ -113,7 +120,7 @@ class Bed:
             if done.returncode != 0:
                 raise host.Failure(f"{script}: {done.stderr.strip()}")
             self.sql(f"COMMENT ON TABLE {name} IS '{mark}'", "CHECKPOINT")
-        kept = WORK / f"{name}.{mark.replace(' ', '-')}.json"
+        kept = WORK / f"{name}.{mark.replace(' ', '-')}.hashes.json"
         if not kept.exists():
             measure.say(f"hashing {name} at the source")
             kept.write_text(json.dumps(self.hash_source(name)))
@@ -127,39 +134,46 @@ class Bed:
         )
         columns = json.loads(listed)
         hashes = {}
-        for kind, picked in kinds(columns).items():
-            row = " || chr(31) || ".join(f"coalesce({column}::text, chr(30))" for column in picked)
+        for kind, text in CHECKS.items():
+            row = " || chr(31) || ".join(f"coalesce({text(*column)}, chr(30))" for column in columns)
             one = f"('x' || left(md5({row}), 15))::bit(60)::bigint"
             found = self.sql("SET TIME ZONE 'UTC'", f"SELECT count(*) || ' ' || sum({one}) FROM {name}")
             rows, total = found.split()
-            hashes[kind] = {"columns": picked, "rows": int(rows), "sum": total}
+            hashes[kind] = {"columns": columns, "rows": int(rows), "sum": total}
         return hashes
 
     # What was written.
 
-    def check(self, directory, expected, kind="all", query=None):
-        """Fails unless the Parquet files below a directory, or what a query finds, are exactly the source's rows."""
+    def check(self, directory, expected, kind="text", query=None):
+        """Fails unless the Parquet files below a directory, or what a query finds, are exactly the source's rows. Says
+        what types they have for the source's."""
         wanted = expected[kind]
-        request = json.dumps({"directory": str(directory), "query": query, "columns": wanted["columns"]})
+        request = {"directory": str(directory), "query": query, "columns": wanted["columns"], "check": kind}
+        request = json.dumps(request)
         done = subprocess.run([self.python, str(CONTENTS)], input=request, text=True, capture_output=True)
         if done.returncode != 0:
             raise host.Failure(f"could not read {directory}: {done.stderr.strip()[-2000:]}")
         found = json.loads(done.stdout)
         if (found["rows"], found["sum"]) != (wanted["rows"], wanted["sum"]):
-            raise host.Failure(f"{directory} does not hold the source's rows: {found}, expected {wanted}")
-        return found
+            rows = f"{found['rows']} with the sum {found['sum']}, not {wanted['rows']} with {wanted['sum']}"
+            raise host.Failure(f"{directory} does not hold the source's rows: {rows}")
+        return found["types"]
 
     def project(self, table, mode="full_refresh"):
         return Project(self, table, mode)
 
     def tool(self, name):
-        """A program that a package of the readers' environment brings with it."""
-        return str(Path(self.python).parent / name)
+        """A program that comes with the peers' packages."""
+        home = Path(self.script("python", "--peers").stdout.strip()).parent.parent
+        found = [place / name for place in (home / "bin", home / "packages" / "bin") if (place / name).exists()]
+        if not found:
+            raise host.Failure(f"needs {name}, which is not where the peers are installed: {home}")
+        return str(found[0])
 
     def versions(self):
         git = ["git", "-C", str(host.PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
-        modules = "import duckdb, pyarrow, connectorx, json; " + (
-            "print(json.dumps({m.__name__: m.__version__ for m in (duckdb, pyarrow, connectorx)}))"
+        modules = "import duckdb, pyarrow, json; " + (
+            "print(json.dumps({m.__name__: m.__version__ for m in (duckdb, pyarrow)}))"
         )
         return {
             "lakeward": f"{output([self.program, '--version'])} ({output(git)})",
@@ -179,10 +193,13 @@ class Bed:
         }
 
 
-def kinds(columns):
-    """The columns of each check: all, and those whose type a peer need not change."""
-    exact = [name for name, kind in columns if kind != "numeric"]
-    return {"all": [name for name, _ in columns], "exact": exact}
+def value(column, kind):
+    """What a numeric is, whatever its scale: a peer gives all of a column's the same."""
+    return f"trim_scale({column})::text" if kind == "numeric" else f"{column}::text"
+
+
+# What a row is held against: its text, exactly; or its values, for programs that write them as other types.
+CHECKS = {"text": lambda column, kind: f"{column}::text", "values": value}
 
 
 def output(command):

@@ -56,7 +56,7 @@ def run(bed, asked):
     }
     if len(places) < 2:
         raise host.Failure("restart_lsn did not advance during the backfill")
-    measure.save("beside", content)
+    bed.save("beside", content)
 
 
 def sample(bed, at):

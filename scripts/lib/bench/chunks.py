@@ -12,7 +12,7 @@ TABLES = ("trips", "wide", "lineitem")
 def run(bed, asked):
     content = bed.context(asked.rows)
     content["tables"] = {table: measure_table(bed, table, asked) for table in TABLES}
-    measure.save("chunks", content)
+    bed.save("chunks", content)
 
 
 def measure_table(bed, table, asked):

@@ -56,7 +56,7 @@ def run(bed, asked):
         f" p99 {at['p99 from commit to file']['figure']} s, at most {content['most_files']} files and"
         f" {content['peak_rss_mib']} MiB"
     )
-    measure.save("soak" if asked.seconds > 600 else "follow", content)
+    bed.save("soak" if asked.seconds > 600 else "follow", content)
 
 
 class Watched:

@@ -23,7 +23,7 @@ def run(bed, asked):
     for name, axis in AXES.items():
         content["axes"][name] = [point(name, at, *found) for at, *found in axis(bed, asked)]
     bed.sql(f"DROP TABLE IF EXISTS {TABLE}")
-    measure.save("growth", content)
+    bed.save("growth", content)
 
 
 def point(name, at, work, done):

@@ -41,7 +41,7 @@ def run(bed, asked):
             round(found.seconds, 1), DISCOVER_SECONDS * more / DISCOVERED, "s"
         ),
     }
-    measure.save("many", content)
+    bed.save("many", content)
 
 
 def count_fsyncs(project):

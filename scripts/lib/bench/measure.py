@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,18 @@ from typing import NamedTuple
 import host
 
 RESULTS = host.PROJECT / "benches" / "results"
+# Of a quick run, which says that all of it works and little more.
+QUICK_RESULTS = host.TARGET / "bench" / "quick"
+# What is compared of two runs.
+FIGURES = ("seconds", "cpu_seconds", "peak_rss_bytes")
+SAMPLE_EVERY = 0.1
 
 
 class Run(NamedTuple):
-    """One run of a program. CPU and memory are its own, without the server's."""
+    """One run of a program. CPU and memory are its own, without the server's. CPU is the program's and that of all
+    processes it waited for. Memory is the most that it had resident at any time, as the kernel says; where it starts
+    processes it is the greatest sum of all of them, if that is more, looked at every tenth of a second, with pages
+    that they share counted for each."""
 
     seconds: float
     cpu_seconds: float
@@ -41,20 +50,64 @@ def run(command, **options):
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, **options
         )
+        watched = Family(child.pid)
         try:
             _, status, usage = os.wait4(child.pid, 0)
         except BaseException:
             child.kill()
             child.wait()
             raise
+        finally:
+            watched.leave()
         seconds = time.monotonic() - started
         child.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         words = said.read().decode(errors="replace")
     if child.returncode != 0:
         raise host.Failure(f"`{' '.join(command)}` ended with {child.returncode}:\n{words[-2000:]}")
-    # Linux counts ru_maxrss in KiB.
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, words)
+    # Linux counts ru_maxrss in KiB, and it is of the largest process alone.
+    peak = max(usage.ru_maxrss * 1024, watched.peak_bytes)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, peak, words)
+
+
+class Family(threading.Thread):
+    """Watches the memory of a process and of all that it starts, as long as there is more than one."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.peak_bytes, self.ended = pid, 0, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.ended.wait(SAMPLE_EVERY):
+            members = family(self.pid)
+            if len(members) > 1:
+                self.peak_bytes = max(self.peak_bytes, sum(resident(pid) for pid in members))
+
+    def leave(self):
+        self.ended.set()
+        self.join()
+
+
+def family(pid):
+    """The process and those it started, at any remove."""
+    members = [pid]
+    for member in members:
+        try:
+            # Each of its threads has children of its own.
+            lists = [path.read_text() for path in Path(f"/proc/{member}/task").glob("*/children")]
+        except OSError:
+            continue
+        members += [int(child) for child in " ".join(lists).split()]
+    return members
+
+
+def resident(pid):
+    """Bytes of memory, or none where the process has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def median(runs, what="seconds"):
@@ -90,6 +143,10 @@ def ratio(runs, limits, what="seconds"):
     }
 
 
+def ratios(runs, others):
+    return {what: ratio(runs, others, what) for what in FIGURES}
+
+
 def target(figure, at_most, unit):
     return {"figure": figure, "at_most": at_most, "unit": unit, "met": figure <= at_most}
 
@@ -109,11 +166,11 @@ def machine():
     }
 
 
-def save(name, content):
+def save(directory, name, content):
     """Keeps a benchmark's results, with when and where they came to be."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    path = RESULTS / f"{name}.json"
+    path = directory / f"{name}.json"
     path.write_text(json.dumps({"benchmark": name, "taken_at": now, **content}, indent=2) + "\n")
     print(f"{name}: {path.relative_to(host.PROJECT)}")
 

@@ -25,4 +25,4 @@ def run(bed, asked):
                     "target": measure.target(mib, limit // MIB, "MiB"),
                 }
         content["tables"][table] = cases
-    measure.save("memory", content)
+    bed.save("memory", content)

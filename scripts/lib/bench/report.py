@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its plots, made from benches/results and nothing else."""
+"""docs/benchmarks.md and its plots, made from benches/results and nothing else; of a quick run, beside its results."""
 
 import json
 import shlex
@@ -6,8 +6,7 @@ import shlex
 import host
 from bench import measure, plot
 
-PAGE = host.PROJECT / "docs" / "benchmarks.md"
-PLOTS = host.PROJECT / "docs" / "benchmarks"
+PAGES = {measure.RESULTS: host.PROJECT / "docs", measure.QUICK_RESULTS: measure.QUICK_RESULTS}
 MIB = 1 << 20
 
 NAMES = {
@@ -15,9 +14,16 @@ NAMES = {
     "copy_binary": "COPY binary",
     "lakeward_1": "Lakeward, 1 connection",
     "lakeward_2": "Lakeward, 2 connections",
-    "connectorx": "ConnectorX, 2 partitions",
     "lakeward": "Lakeward, 2 connections",
+    "connectorx": "ConnectorX, 2 partitions",
+    "sling": "Sling",
+    "dlt_connectorx": "dlt, ConnectorX backend",
+    "dlt_pyarrow": "dlt, PyArrow backend",
+    "adbc": "ADBC",
+    "debezium": "Debezium's engine",
 }
+# A stream of changes has one connection.
+CHANGES_NAMES = NAMES | {"lakeward": "Lakeward", "pg_recvlogical": "pg_recvlogical"}
 
 INTRODUCTION = """# Benchmarks
 
@@ -27,19 +33,48 @@ the source's rows. A figure is the median of its runs, with the least and the gr
 beside it. Ratios carry over to other machines; seconds do not.
 """
 
+QUICK = """**This was a quick run**, by `scripts/bench --quick` into `target/bench/quick`, to see that all of it works: little of
+everything, and every contender once. Its figures say little.
+"""
 
-def write():
+
+def write(directory):
+    """The page of the results in a directory."""
+    page = PAGES[directory] / "benchmarks.md"
+    plots = page.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
     sections = [INTRODUCTION]
+    if directory == measure.QUICK_RESULTS:
+        sections.append(QUICK)
     for name, section in SECTIONS.items():
-        path = measure.RESULTS / f"{name}.json"
+        path = directory / f"{name}.json"
         if path.exists():
-            sections += section(json.loads(path.read_text()))
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n".join(sections).rstrip() + "\n")
-    print(f"report: {PAGE.relative_to(host.PROJECT)}")
+            sections += section(json.loads(path.read_text()), Drawer(plots))
+    page.write_text("\n".join(sections).rstrip() + "\n")
+    print(f"report: {page.relative_to(host.PROJECT)}")
 
 
-def backfill(results):
+class Drawer:
+    """Draws plots into a directory beside the page, and says how the page shows them."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def bars(self, name, title, bars, limit=None):
+        return self.keep(name, title, plot.bars(title, bars, limit))
+
+    def line(self, name, title, points):
+        return self.keep(name, title, plot.line(title, points))
+
+    def curve(self, name, title, points, unit):
+        return self.keep(name, title, plot.curve(title, points, unit))
+
+    def keep(self, name, title, drawing):
+        (self.directory / f"{name}.svg").write_text(drawing)
+        return f"![{title}]({self.directory.name}/{name}.svg)\n"
+
+
+def backfill(results, draw):
     yield f"## Backfill, {results['rows']:,} rows\n"
     yield (
         "The limit is the faster of `COPY … TO STDOUT` as text and as binary by psql into `/dev/null`, over one"
@@ -50,7 +85,7 @@ def backfill(results):
         yield f"### `{table}`\n"
         limit = found["measurements"][found["limit"]]["median"]["seconds"]
         bars = [(NAMES[name], of["median"]["seconds"], spread(of)) for name, of in found["measurements"].items()]
-        yield draw(f"backfill-{table}", f"Backfill of {table}: seconds", bars, limit=limit)
+        yield draw.bars(f"backfill-{table}", f"Backfill of {table}: seconds", bars, limit=limit)
         rows = []
         for name, of in found["measurements"].items():
             ratio = of.get("against_limit")
@@ -58,7 +93,7 @@ def backfill(results):
                 [
                     NAMES[name] + (" (the limit)" if name == found["limit"] else ""),
                     seconds(of),
-                    f"{ratio['median']:.2f} × ({ratio['min']:.2f}–{ratio['max']:.2f})" if ratio else "",
+                    times(ratio) if ratio else "",
                     f"{of['cpu_seconds_per_million_rows']:.2f} s" if ratio else "",
                     f"{of['rows_per_second']:,}" if ratio else "",
                     mib(of) if ratio else "",
@@ -70,7 +105,7 @@ def backfill(results):
     yield conditions(results, [of["command"] for t in results["tables"].values() for of in t["measurements"].values()])
 
 
-def memory(results):
+def memory(results, draw):
     yield f"## Peak memory, {results['rows']:,} rows\n"
     yield "Resident memory of the whole process at its highest, under the default memory limit of 1 GiB.\n"
     rows, bars = [], []
@@ -79,33 +114,49 @@ def memory(results):
             figure = of["target"]["figure"]
             rows.append([f"`{table}`, {case}", f"{figure:.0f} MiB", verdict(of["target"])])
             bars.append((f"{table}, {case}", figure, None))
-    yield draw("memory", "Peak resident memory: MiB", bars)
+    yield draw.bars("memory", "Peak resident memory: MiB", bars)
     yield table_of(["", "peak memory", "target"], rows)
     yield conditions(results, [of["command"] for cases in results["tables"].values() for of in cases.values()])
 
 
-def peers(results):
+def peers(results, draw):
     yield f"## Against peers, `trips`, {results['rows']:,} rows\n"
     yield (
-        "ConnectorX reads into Arrow over two partitions of the key and PyArrow writes Parquet with zstd: one file,"
-        " nothing synced, no state. Its numerics are not exact and were left out of the check of its contents.\n"
+        "Each reads the whole table and writes Parquet with zstd, with settings chosen from its documentation. Lakeward's"
+        " figures include that its files are synced to the disk and that a killed run can go on. Peak memory is that of"
+        " the process at its highest; of several processes together, as looked at ten times a second.\n"
     )
-    of = results["measurements"]
+    found = results["measurements"]
     for what, unit, scale in (("seconds", "seconds", 1), ("cpu_seconds", "CPU seconds", 1), ("peak_rss_bytes", "MiB", MIB)):
-        bars = [(NAMES[name], one["median"][what] / scale, None) for name, one in of.items()]
-        yield draw(f"peers-{what.split('_')[0]}", f"trips into Parquet: {unit}", bars)
+        bars = [(NAMES[name], one["median"][what] / scale, None) for name, one in found.items()]
+        yield draw.bars(f"peers-{what.split('_')[0]}", f"trips into Parquet: {unit}", bars)
     rows = [
         [NAMES[name], seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one), f"{one['parquet_bytes'] / MIB:,.0f} MiB"]
-        for name, one in of.items()
+        for name, one in found.items()
     ]
     yield table_of(["", "wall", "CPU", "peak memory", "Parquet"], rows)
-    words = {"seconds": "wall time", "cpu_seconds": "CPU", "peak_rss_bytes": "peak memory"}
-    ratios = [f"{ratio['median']:.2f} × its {words[what]}" for what, ratio in results["ratios"].items()]
-    yield f"Lakeward took {', '.join(ratios)}.\n"
-    yield conditions(results, [one["command"] for one in of.values()])
+    ratios = results["ratios"]
+    compared = [name for name in found if name in ratios]
+    yield "What Lakeward took of what each peer took:\n"
+    yield table_of(
+        ["", "wall", "CPU", "peak memory", "Parquet"],
+        [
+            [NAMES[name], *(times(ratios[name][what]) for what in measure.FIGURES), f"{ratios[name]['parquet_bytes']:.2f} ×"]
+            for name in compared
+        ],
+    )
+    yield table_of(
+        ["", "how it was run", "the types of its files, as DuckDB calls them"],
+        [[NAMES[name], found[name]["settings"], types(found[name])] for name in compared],
+        numbers=False,
+    )
+    if compared:
+        yield f"What was held against the source of each: {results['check']}.\n"
+    yield from not_measured(results)
+    yield conditions(results, [with_environment(one) for one in found.values()])
 
 
-def resume(results):
+def resume(results, draw):
     yield f"## Resuming, `trips`, {results['rows']:,} rows\n"
     yield (
         "A sync is killed (`kill -9`) once a share of its rows is committed, and run again. Rows read before are as the"
@@ -125,7 +176,7 @@ def resume(results):
     yield conditions(results, [results["command"]])
 
 
-def changes(results):
+def changes(results, draw):
     yield f"## Changes, {results['changes']:,} of them\n"
     yield (
         "60 % updates, 25 % inserts, 15 % deletes, in transactions of 1 to 10,000. The limit is `pg_recvlogical` with"
@@ -133,15 +184,26 @@ def changes(results):
         " latest view of the files held exactly the source's rows.\n"
     )
     found = results["measurements"]
-    bars = [(name, one["median"]["seconds"], spread(one)) for name, one in found.items()]
-    yield draw("changes", "A million changes: seconds", bars, limit=found["pg_recvlogical"]["median"]["seconds"])
-    rows = [[name, seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one)] for name, one in found.items()]
+    bars = [(CHANGES_NAMES[name], one["median"]["seconds"], spread(one)) for name, one in found.items()]
+    limit = found["pg_recvlogical"]["median"]["seconds"]
+    yield draw.bars("changes", f"{results['changes']:,} changes: seconds", bars, limit=limit)
+    rows = [
+        [CHANGES_NAMES[name], seconds(one), f"{one['median']['cpu_seconds']:.2f} s", mib(one)] for name, one in found.items()
+    ]
     yield table_of(["", "wall", "CPU", "peak memory"], rows)
+    if "debezium" in found:
+        ratio = results["ratios"]["debezium"]
+        shares = [f"{times(ratio[what])} its {word}" for what, word in zip(measure.FIGURES, ("wall time", "CPU", "peak memory"))]
+        yield (
+            "Debezium's engine reads the same changes from a slot of its own, by pgoutput too. Its events are counted and"
+            f" thrown away; the start of its Java is in its figures. Lakeward took {', '.join(shares)}.\n"
+        )
+    yield from not_measured(results)
     yield targets(results["targets"])
     yield conditions(results, [one["command"] for one in found.values()])
 
 
-def transaction(results):
+def transaction(results, draw):
     yield f"## One transaction of {results['rows']:,} rows\n"
     yield "A single insert, read from the log and committed; the latest view then held exactly the source's rows.\n"
     yield targets(results["targets"])
@@ -150,7 +212,7 @@ def transaction(results):
     yield conditions(results, [results["command"]])
 
 
-def follow(results):
+def follow(results, draw):
     hours = results["seconds"] / 3600
     length = f"{hours:.1f} hours" if hours >= 0.5 else f"{results['seconds']} seconds"
     yield f"## Followed for {length}, {results['changes_per_second']:,} changes a second\n"
@@ -162,13 +224,13 @@ def follow(results):
     )
     name = "soak" if hours >= 0.5 else "follow"
     samples = results["samples"]
-    yield draw_lines(f"{name}-memory", "Resident memory: MiB over seconds", [(at, rss) for at, rss, _ in samples])
-    yield draw_lines(f"{name}-files", "Files over seconds", [(at, files) for at, _, files in samples])
+    yield draw.line(f"{name}-memory", "Resident memory: MiB over seconds", [(at, rss) for at, rss, _ in samples])
+    yield draw.line(f"{name}-files", "Files over seconds", [(at, files) for at, _, files in samples])
     yield targets(results["targets"])
     yield conditions(results, [results["command"]])
 
 
-def beside(results):
+def beside(results, draw):
     yield f"## A backfill of {results['rows']:,} rows under {results['changes_per_second']:,} changes a second\n"
     yield (
         f"`trips` in mode `cdc`, concurrent. The sync took {results['seconds']:.1f} s; the place from which the server"
@@ -176,11 +238,11 @@ def beside(results):
         f" {results['most_log_kept_bytes'] / MIB:,.0f} MiB at most. Once the writers had stopped, a sync left exactly the"
         " source's rows.\n"
     )
-    yield draw_lines("beside", "Log kept at the source: MiB over seconds", [(at, kept / MIB) for at, _, kept in results["samples"]])
+    yield draw.line("beside", "Log kept at the source: MiB over seconds", [(at, kept / MIB) for at, _, kept in results["samples"]])
     yield conditions(results, [results["command"]])
 
 
-def many(results):
+def many(results, draw):
     yield f"## {results['tables']:,} tiny tables\n"
     yield targets(results["targets"])
     median = results["median"]
@@ -191,7 +253,7 @@ def many(results):
     yield conditions(results, [results["command"]])
 
 
-def chunks(results):
+def chunks(results, draw):
     yield "## Chunk sizes\n"
     yield (
         "`lakeward bench chunk-size` over four connections into Parquet: what a backfill reads, encodes, syncs and commits"
@@ -203,7 +265,7 @@ def chunks(results):
         sizes = stream["sizes"]
         yield f"### `{table}`, {stream['rows']:,} rows, {stream['source_bytes'] / MIB:,.0f} MiB\n"
         points = [(size["chunk_bytes"], size["rows_per_second"]["median"]) for size in sizes]
-        yield keep(f"chunks-{table}", f"{table}: rows/s by chunk size", plot.curve(f"{table}: rows/s by chunk size", points, binary))
+        yield draw.curve(f"chunks-{table}", f"{table}: rows/s by chunk size", points, binary)
         rows = [
             [
                 binary(size["chunk_bytes"]) + (" *" if size["chunk_bytes"] == best else ""),
@@ -219,7 +281,7 @@ def chunks(results):
     yield conditions(results, [of["command"] for of in results["tables"].values()])
 
 
-def growth(results):
+def growth(results, draw):
     yield "## How cost grows\n"
     yield (
         "One run each, whose files then held exactly the source's rows. Rows and columns are read over the default number"
@@ -229,7 +291,7 @@ def growth(results):
         yield f"### {axis.capitalize()}\n"
         title = f"Seconds, by {axis}"
         curve = [(point["at"], point["seconds"]) for point in points]
-        yield keep(f"growth-{axis.replace(' ', '-')}", title, plot.curve(title, curve, short))
+        yield draw.curve(f"growth-{axis.replace(' ', '-')}", title, curve, short)
         rows = [
             [
                 f"{point['at']:,}",
@@ -277,8 +339,8 @@ SECTIONS = {
 }
 
 
-def table_of(head, rows):
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def table_of(head, rows, numbers=True):
+    lines = [head, ["---"] + ["---:" if numbers else "---"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
@@ -294,6 +356,24 @@ def seconds(of):
 
 def mib(of):
     return f"{of['median']['peak_rss_bytes'] / MIB:,.0f} MiB"
+
+
+def times(ratio):
+    return f"{ratio['median']:.2f} × ({ratio['min']:.2f}–{ratio['max']:.2f})"
+
+
+def types(of):
+    return "; ".join(f"{source}: {' and '.join(found)}" for source, found in of["types"].items())
+
+
+def not_measured(results):
+    for name, reason in results.get("not_measured", {}).items():
+        yield f"{NAMES[name]} was not measured: {reason}\n"
+
+
+def with_environment(of):
+    """A command with the settings that are not on its line."""
+    return [*(f"{name}={value}" for name, value in of.get("environment", {}).items()), *of["command"]]
 
 
 def verdict(target):
@@ -325,16 +405,3 @@ def conditions(results, commands):
     ]
     return "\n".join(lines)
 
-
-def draw(name, title, bars, limit=None):
-    return keep(name, title, plot.bars(title, bars, limit))
-
-
-def draw_lines(name, title, points):
-    return keep(name, title, plot.line(title, points))
-
-
-def keep(name, title, drawing):
-    PLOTS.mkdir(parents=True, exist_ok=True)
-    (PLOTS / f"{name}.svg").write_text(drawing)
-    return f"![{title}](benchmarks/{name}.svg)\n"

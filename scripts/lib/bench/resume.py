@@ -25,7 +25,7 @@ def run(bed, asked):
     options = ["--max-connections", CONNECTIONS, "--chunk-size", f"{chunk >> 10}KiB"]
     content["command"] = measure.bare(project.command(*options))
     content["kills"] = [killed(bed, project, expected, share, asked.rows, options) for share in SHARES]
-    measure.save("resume", content)
+    bed.save("resume", content)
 
 
 def killed(bed, project, expected, share, rows, options):

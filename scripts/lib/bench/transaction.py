@@ -25,4 +25,4 @@ def run(bed, asked):
     measure.say(f"one transaction: {done.seconds:.1f} s, {mib} MiB")
     content |= measure.measurement([done], project.command())
     content["targets"] = {"peak memory": measure.target(mib, MEMORY, "MiB")}
-    measure.save("transaction", content)
+    bed.save("transaction", content)
