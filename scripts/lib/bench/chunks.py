@@ -28,6 +28,6 @@ def measure_table(bed, table, asked):
     # As a user who says nothing else would run it.
     command += ["--max-connections", "4", "--progress", "never"]
     measure.run(command, cwd=project.directory, env=bed.environment)
-    found = json.loads((output / "chunk-size.json").read_text())
-    measure.say(f"{table}: {json.dumps(found)[:200]}")
-    return {"command": measure.bare(command), "found": found}
+    stream = json.loads((output / "chunk-size.json").read_text())["streams"][0]
+    measure.say(f"{table}: take {stream['recommendation']['flag']}")
+    return {"command": measure.bare(command), **stream}

@@ -26,7 +26,7 @@ def fill(bed, rows):
     made = WORK / "tpch"
     shutil.rmtree(made, ignore_errors=True)
     generator = bed.tool("tpchgen-cli")
-    measure.run([generator, "-s", str(scale), "--tables", "lineitem", "--format", "csv", "--output-dir", str(made)])
+    measure.run([generator, "csv", "-s", str(scale), "--tables", "lineitem", "--output-dir", str(made)])
     files = sorted(made.rglob("*.csv"))
     if not files:
         raise host.Failure("tpchgen-cli made no lineitem")

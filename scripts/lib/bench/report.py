@@ -259,8 +259,7 @@ def chunks(results, draw):
         "`lakeward bench chunk-size` over four connections into Parquet: what a backfill reads, encodes, syncs and commits"
         " in a second, by the size of its chunks. `*` marks the smallest size that is as good as the best but for noise.\n"
     )
-    for table, of in results["tables"].items():
-        stream = of["found"]["streams"][0]
+    for table, stream in results["tables"].items():
         best = stream["recommendation"]["chunk_size"]
         sizes = stream["sizes"]
         yield f"### `{table}`, {stream['rows']:,} rows, {stream['source_bytes'] / MIB:,.0f} MiB\n"
@@ -278,7 +277,7 @@ def chunks(results, draw):
             for size in sizes
         ]
         yield table_of(["chunk size", "chunks", "rows/s", "least–greatest", "CPU per million rows", "peak memory"], rows)
-    yield conditions(results, [of["command"] for of in results["tables"].values()])
+    yield conditions(results, [stream["command"] for stream in results["tables"].values()])
 
 
 def growth(results, draw):
