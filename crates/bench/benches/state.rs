@@ -14,7 +14,7 @@ fn state() -> State {
         relation: Some("16384".to_owned()),
         min: Some(format!("({},0)", number * 32_768)),
         max: Some(format!("({},0)", (number + 1) * 32_768)),
-        bytes: 256 << 20,
+        bytes: 64 << 20,
     };
     let source = SourceIdentity { kind: "bench".to_owned(), facts: Map::new() };
     let destination = DestinationIdentity { kind: "bench".to_owned(), id: "bench".to_owned() };

@@ -287,7 +287,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_connections: Option<u16>,
     /// Bytes at the source that a chunk of a backfill has, about
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
     pub(crate) chunk_size: u64,
     /// How backfills and changes of several streams are ordered [default: what suits the source]
     #[arg(long, value_name = "MODE", value_enum)]

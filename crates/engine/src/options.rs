@@ -25,8 +25,9 @@ pub struct Options {
 impl Options {
     /// 1 GiB.
     pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
-    /// 256 MiB.
-    pub const DEFAULT_CHUNK_BYTES: u64 = 256 << 20;
+    /// 64 MiB: over several connections no size reads faster, and larger ones cost more when a run is killed (see
+    /// `docs/chunk-size.md`).
+    pub const DEFAULT_CHUNK_BYTES: u64 = 64 << 20;
 
     /// What the process takes before it holds a row: code, stacks, buffers of sockets.
     const PROCESS_BYTES: u64 = 32 << 20;

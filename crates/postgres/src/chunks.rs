@@ -15,8 +15,8 @@ use crate::sql;
 
 /// From this version on the server reads a range of row places without reading the whole table.
 const TID_RANGE_VERSION: u32 = 14;
-/// More chunks than this gain nothing and make the plan long.
-const MAX_CHUNKS: u64 = 100_000;
+/// More chunks than this gain nothing, and make the plan long, which every commit of a chunk looks through.
+const MAX_CHUNKS: u64 = 20_000;
 /// How many ranges are made of what has no size of its own.
 const CHUNKS_WITHOUT_SIZE: u64 = 16;
 /// Of the chunks by place the last quarter, and never more than this, is cut into [`TAIL_PIECES`] each: where some
