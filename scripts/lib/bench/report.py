@@ -267,7 +267,7 @@ def chunks(results, draw):
         yield draw.curve(f"chunks-{table}", f"{table}: rows/s by chunk size", points, binary)
         rows = [
             [
-                binary(size["chunk_bytes"]) + (" *" if size["chunk_bytes"] == best else ""),
+                binary(size["chunk_bytes"]) + (" *" if binary(size["chunk_bytes"]) == best else ""),
                 f"{size['chunks']:,}",
                 f"{size['rows_per_second']['median']:,.0f}",
                 f"{size['rows_per_second']['least']:,.0f}–{size['rows_per_second']['greatest']:,.0f}",
