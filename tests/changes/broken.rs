@@ -2,7 +2,7 @@
 
 use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::followed::Followed;
 
@@ -70,10 +70,31 @@ async fn dropped(version: Version) {
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!(failed[0]["stream"], "public.gone");
     scene.assert_same("stays").await;
+    // So it is at the next run, which begins without it.
+    scene.sql("INSERT INTO stays VALUES (31)").await;
+    let output = scene.run(&["--follow"]).await;
+    assert_eq!(output.code, Some(2), "{}", output.stderr);
+    let failed = output.events_of("stream_failed");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0]["stream"], "public.gone");
+    scene.assert_same("stays").await;
+    scene.assert_nothing_forgotten_early().await;
+    scene.project.run(&["verify", "public.stays", "--wait", "5s"]).await.unwrap().assert_ok();
+    // A name that was never a table's is a mistake: nothing is begun.
+    let streams = scene.project.read("streams.json").unwrap();
+    scene.project.write("streams.json", &replaced(&streams, "\"gone\"", "\"never\"")).unwrap();
+    scene.sql("INSERT INTO stays VALUES (32)").await;
+    let output = scene.run(&[]).await;
+    assert_eq!(output.code, Some(2), "{}", output.stderr);
+    assert!(output.events_of("checkpoint").is_empty(), "{}", output.stderr);
     // Taken out of streams.json, it is in nobody's way.
     scene.project.select_only(&["stays"], json!({ "sync_mode": "cdc" })).unwrap();
     scene.sql("INSERT INTO stays VALUES (4)").await;
     scene.sync().await;
     scene.assert_same("stays").await;
     scene.assert_nothing_forgotten_early().await;
+}
+
+fn replaced(value: &Value, what: &str, by: &str) -> Value {
+    serde_json::from_str(&value.to_string().replace(what, by)).unwrap()
 }

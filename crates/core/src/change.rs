@@ -200,10 +200,11 @@ pub trait CdcDriver: Send + Sync {
     /// it. It is ended like any other session.
     async fn begin_view(&self, stream: &ConfiguredStream) -> Result<Session>;
 
-    /// Whether the log of a pipeline holds changes behind `committed` and before `until`. `None` where that cannot
-    /// be told now, because somebody reads the log.
+    /// Whether the log of a pipeline holds changes of a stream behind `committed` and before `until`. `None` where that
+    /// cannot be told now, because somebody reads the log.
     async fn has_pending(
         &self,
+        stream: &StreamId,
         log: &Position,
         committed: &Position,
         until: &Position,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use lakeward_core::{
     Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Stream,
-    StreamId,
+    StreamId, SyncMode,
 };
 use lakeward_state::{State, StateStore};
 use tokio::sync::Semaphore;
@@ -19,6 +19,13 @@ use crate::options::Options;
 use crate::pipeline;
 use crate::stream_run::{RunContext, StreamRun};
 use crate::writer_pool::WriterPool;
+
+/// What the selected streams are.
+pub(crate) struct Resolved {
+    pub(crate) streams: Vec<(Arc<ConfiguredStream>, Stream)>,
+    /// Those that the source does not offer, each with what is to be said of it.
+    pub(crate) gone: Vec<(StreamId, Error)>,
+}
 
 /// Orchestrates discover, backfill, incremental sync and change streams over a driver.
 pub struct AbstractDriver {
@@ -61,6 +68,16 @@ impl AbstractDriver {
         destination: Option<&dyn Destination>,
         catalog: &Catalog,
     ) -> Result<Vec<(Arc<ConfiguredStream>, Stream)>> {
+        let Resolved { streams, gone } = Self::resolve_offered(driver, destination, catalog).await?;
+        gone.into_iter().next().map_or(Ok(streams), |(_, error)| Err(error))
+    }
+
+    /// The same, without the streams that the source does not offer.
+    pub(crate) async fn resolve_offered(
+        driver: &dyn DriverInterface,
+        destination: Option<&dyn Destination>,
+        catalog: &Catalog,
+    ) -> Result<Resolved> {
         let selections = catalog.selections()?;
         let ids: Vec<StreamId> = selections.iter().map(|(id, _)| id.clone()).collect();
         let mut offered: BTreeMap<StreamId, Stream> = driver
@@ -70,9 +87,12 @@ impl AbstractDriver {
             .map(|stream| (stream.id.clone(), stream))
             .collect();
         let mut targets: BTreeMap<StreamId, StreamId> = BTreeMap::new();
-        let mut resolved = Vec::with_capacity(selections.len());
+        let mut resolved = Resolved { streams: Vec::with_capacity(selections.len()), gone: Vec::new() };
         for (id, selection) in &selections {
-            let stream = offered.remove(id).ok_or_else(|| not_offered(catalog, id))?;
+            let Some(stream) = offered.remove(id) else {
+                resolved.gone.push((id.clone(), not_offered(catalog, id)));
+                continue;
+            };
             if selection.append_mode == Some(false)
                 && destination.is_some_and(|destination| !destination.capabilities().upsert)
             {
@@ -89,7 +109,7 @@ impl AbstractDriver {
                     .at("and stream", other)
                     .hint("give one of them another destination_table"));
             }
-            resolved.push((Arc::new(configured), stream));
+            resolved.streams.push((Arc::new(configured), stream));
         }
         Ok(resolved)
     }
@@ -102,7 +122,20 @@ impl AbstractDriver {
     /// # Errors
     /// What concerns the run as a whole; failures of single streams are in the summary.
     pub async fn read(&self, catalog: &Catalog) -> Result<Summary> {
-        let streams = Self::resolve(self.driver.as_ref(), Some(self.destination.as_ref()), catalog).await?;
+        let destination = Some(self.destination.as_ref());
+        let Resolved { streams, gone } =
+            Self::resolve_offered(self.driver.as_ref(), destination, catalog).await?;
+        let replicated = self.replicated()?;
+        let mut summary = Summary::default();
+        let mut remaining = catalog.clone();
+        let mut lost_followers = false;
+        for (id, error) in gone {
+            // One that was never there is a mistake in streams.json: nothing is begun. One that was is its own failure.
+            let Some(mode) = replicated.get(&id).filter(|_| !streams.is_empty()) else { return Err(error) };
+            lost_followers |= mode.follows_log();
+            remaining.deselect(&id);
+            summary.failures.push((id, error));
+        }
         if streams.is_empty() {
             return Err(Error::new(ErrorKind::Config, "no stream is selected").hint(
                 "name streams under selected_streams in streams.json; `lakeward discover` writes the file",
@@ -119,6 +152,7 @@ impl AbstractDriver {
             pipeline: run.pipeline.clone(),
             streams: streams.len(),
         });
+        summary.failures.iter().for_each(|(id, error)| self.tell_failure(id, error));
         self.destination.make_room(&targets, &run).await?;
         let heads = self.destination.heads().await?;
         let readers = self.options.reader_count(self.driver.as_ref());
@@ -154,13 +188,14 @@ impl AbstractDriver {
         let alone = futures::stream::iter(alone).buffer_unordered(readers);
         let together = match followers.is_empty() {
             true => {
-                self.warn_of_idle_log(&commits);
+                if !lost_followers {
+                    self.warn_of_idle_log(&commits);
+                }
                 None
             }
-            false => Some(LogRun::new(context.clone(), catalog.clone(), followers)?),
+            false => Some(LogRun::new(context.clone(), remaining, followers, lost_followers)?),
         };
         let together = futures::stream::iter(together).then(|log| log.run());
-        let mut summary = Summary::default();
         let mut running = pin!(futures::stream::select(alone, together));
         while let Some(outcomes) = running.next().await {
             for (id, outcome) in outcomes {
@@ -175,6 +210,12 @@ impl AbstractDriver {
         }
         commits.finish().await?;
         Ok(summary)
+    }
+
+    /// The streams that the state knows, and their modes.
+    fn replicated(&self) -> Result<BTreeMap<StreamId, SyncMode>> {
+        let streams = self.store.load()?.map(|state| state.streams).unwrap_or_default();
+        Ok(streams.into_iter().map(|(id, stream)| (id, stream.sync_mode)).collect())
     }
 
     fn tell_failure(&self, stream: &StreamId, error: &Error) {

@@ -52,6 +52,8 @@ pub(crate) struct LogRun {
     /// Streams whose changes cannot be read or written, and why: the others are read on to where the source is now. The
     /// log is kept from where these stand.
     broken: BTreeMap<StreamId, Error>,
+    /// Whether the log is kept for a stream that is not even there.
+    hold: bool,
 }
 
 /// How an attempt ended.
@@ -65,12 +67,15 @@ enum Attempt {
 }
 
 impl LogRun {
+    /// With `hold` the log is kept from where it is for a stream that is none of these.
+    ///
     /// # Errors
     /// `Config` where the source has no log, or does not offer the mode.
     pub(crate) fn new(
         context: Arc<RunContext>,
         catalog: Catalog,
         streams: Vec<(Arc<ConfiguredStream>, Stream)>,
+        hold: bool,
     ) -> Result<Self> {
         let Some(log) = context.driver.change_stream() else {
             return Err(Error::new(ErrorKind::Config, "this source offers no change stream")
@@ -102,6 +107,7 @@ impl LogRun {
             read_anew: BTreeMap::new(),
             failures: Mutex::default(),
             broken: BTreeMap::new(),
+            hold,
         })
     }
 
@@ -278,16 +284,17 @@ impl LogRun {
         self.failures.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         // Those with chunks done first, then the large ones: the small ones fill the gaps.
         queued.sort_by_key(|run| std::cmp::Reverse((run.head().open.is_some(), run.estimated_rows)));
+        let hold = self.hold || !self.broken.is_empty();
         let reading = Reading {
             context: &context,
             phases: &self.phases,
             runs: &self.runs,
             compactor: &self.compactor,
             fan_out: self.mode != ChangeMode::Sequential,
-            hold: !self.broken.is_empty(),
+            hold,
         };
         // What the source keeps for a stream that is broken would grow for as long as the others are followed.
-        let follow = context.options.follow && self.broken.is_empty();
+        let follow = context.options.follow && !hold;
         let last = if follow { Until::Forever } else { Until::Now };
         let never = CancellationToken::new();
         match self.mode {

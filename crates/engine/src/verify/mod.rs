@@ -27,7 +27,7 @@ use lakeward_state::StateStore;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::abstract_driver::AbstractDriver;
+use crate::abstract_driver::{AbstractDriver, Resolved};
 use crate::events::{Event, EventSink, as_text};
 use crate::evolution::{Evolution, evolution};
 use crate::options::Options;
@@ -134,12 +134,11 @@ impl AbstractDriver {
         options: &VerifyOptions,
         events: Arc<dyn EventSink>,
     ) -> Result<Vec<(StreamId, Result<StreamVerification>)>> {
-        let streams = Self::resolve(driver.as_ref(), None, catalog).await?;
-        let mut results = Vec::new();
-        for (stream, _) in streams {
-            if !names.is_empty() && !names.contains(&stream.id) {
-                continue;
-            }
+        let asked = |id: &StreamId| names.is_empty() || names.contains(id);
+        let Resolved { streams, gone } = Self::resolve_offered(driver.as_ref(), None, catalog).await?;
+        let mut results: Vec<_> =
+            gone.into_iter().filter(|(id, _)| asked(id)).map(|(id, error)| (id, Err(error))).collect();
+        for (stream, _) in streams.into_iter().filter(|(stream, _)| asked(&stream.id)) {
             let id = stream.id.clone();
             let verifier = Verifier {
                 driver: driver.clone(),
@@ -321,7 +320,9 @@ impl Verifier {
             }
             let late = Instant::now() >= deadline;
             // What a slot would send is not asked for again and again: it may be much.
-            if (!asked || late) && log.has_pending(&global.position, committed, until).await? == Some(false) {
+            if (!asked || late)
+                && log.has_pending(&self.stream.id, &global.position, committed, until).await? == Some(false)
+            {
                 return Ok(());
             }
             asked = true;

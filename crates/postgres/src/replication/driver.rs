@@ -274,6 +274,7 @@ impl CdcDriver for PostgresDriver {
 
     async fn has_pending(
         &self,
+        stream: &StreamId,
         log: &Position,
         committed: &Position,
         until: &Position,
@@ -281,7 +282,7 @@ impl CdcDriver for PostgresDriver {
         let lsn = |position| Ok::<_, Error>(LogPosition::of(position)?.lsn.unwrap_or_default());
         let names = LogPosition::of(log)?.names()?;
         let connection = self.connector.connect().await?;
-        peek::has_changes(&connection, &names, lsn(committed)?, lsn(until)?).await
+        peek::has_changes(&connection, &names, stream, lsn(committed)?, lsn(until)?).await
     }
 
     async fn clear(&self, saved: &Position) -> Result<Vec<String>> {
