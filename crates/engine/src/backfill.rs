@@ -53,6 +53,10 @@ impl StreamRun {
     /// Takes a snapshot. Where changes are followed, they are read on once the snapshot's `open` is committed.
     pub(crate) async fn begin_session(&self) -> Result<Session> {
         let _reader = self.context.reader().await?;
+        // Of thousands of streams most wait for a reader when a run is stopped.
+        if self.context.options.cancel.is_cancelled() {
+            return Err(Error::cancelled());
+        }
         if let Some(phases) = &self.phases {
             phases.opening(&self.stream.id).await?;
         }
