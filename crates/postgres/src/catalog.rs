@@ -114,7 +114,7 @@ pub(crate) async fn unreadable(connection: &Connection, schemas: &[String]) -> R
 /// How sizes are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sizes {
-    /// From the files, which needs a lock on each table.
+    /// From the files, where no DDL has the table's lock or waits for it.
     Files,
     /// From the planner's numbers, as old as the last VACUUM or ANALYZE.
     Planner,
@@ -138,12 +138,17 @@ async fn relations_sized(
 ) -> Result<Vec<RelationRow>> {
     let schemas: Vec<&str> = ids.iter().map(|id| id.namespace.as_str()).collect();
     let names: Vec<&str> = ids.iter().map(|id| id.name.as_str()).collect();
+    let planned = "(c.relpages + coalesce((SELECT t.relpages FROM pg_catalog.pg_class t \
+        WHERE t.oid = c.reltoastrelid), 0))::int8 * current_setting('block_size')::int8";
     let bytes = match sizes {
-        Sizes::Files => "pg_catalog.pg_table_size(c.oid)",
-        Sizes::Planner => {
-            "(c.relpages + coalesce((SELECT t.relpages FROM pg_catalog.pg_class t \
-             WHERE t.oid = c.reltoastrelid), 0))::int8 * current_setting('block_size')::int8"
-        }
+        // To ask for a file's size is to ask for a lock. Behind DDL that waits for a snapshot of ours, both would wait, and
+        // everybody else with them.
+        Sizes::Files => format!(
+            "CASE WHEN c.oid IN (SELECT l.relation FROM pg_catalog.pg_locks l WHERE l.mode = 'AccessExclusiveLock' \
+               AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) \
+             THEN {planned} ELSE pg_catalog.pg_table_size(c.oid) END"
+        ),
+        Sizes::Planner => planned.to_owned(),
     };
     // Names are cast to what they are in the catalog, or its indexes would not be used; a longer one is cut off by that.
     // 0 pages and 0 rows are what a table has that was never analysed; from 14 on it says -1.
