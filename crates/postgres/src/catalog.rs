@@ -153,8 +153,7 @@ async fn relations_sized(
     // Names are cast to what they are in the catalog, or its indexes would not be used; a longer one is cut off by that.
     // 0 pages and 0 rows are what a table has that was never analysed; from 14 on it says -1.
     let sql = format!(
-        "WITH RECURSIVE root AS ( \
-           SELECT c.oid AS oid, c.relname, c.relkind, c.relrowsecurity, c.relispopulated, n.nspname \
+        "WITH RECURSIVE root AS (SELECT c.oid, c.relkind \
            FROM unnest($1::text[], $2::text[]) named(nspname, relname) \
            JOIN pg_catalog.pg_namespace n ON n.nspname = named.nspname::name \
            JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = named.relname::name \
@@ -164,12 +163,14 @@ async fn relations_sized(
            JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND t.relkind = 'p' \
            JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid), \
          size(root, rows, bytes) AS (SELECT t.root, \
-           sum(c.reltuples) FILTER (WHERE c.reltuples > 0 OR c.reltuples = 0 AND c.relpages > 0), \
-           sum({bytes})::int8 \
-           FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid WHERE c.relkind IN ('r', 'm') GROUP BY 1) \
-         SELECT r.oid, r.nspname, r.relname, r.relkind, s.rows::float8, s.bytes, d.description, \
+           sum(c.reltuples) FILTER (WHERE c.relkind IN ('r', 'm') \
+             AND (c.reltuples > 0 OR c.reltuples = 0 AND c.relpages > 0)), \
+           sum({bytes}) FILTER (WHERE c.relkind IN ('r', 'm'))::int8 \
+           FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid GROUP BY 1) \
+         SELECT r.oid, n.nspname, r.relname, r.relkind, s.rows::float8, s.bytes, d.description, \
            r.relrowsecurity AND row_security_active(r.oid), r.relispopulated \
-         FROM root r LEFT JOIN size s ON s.root = r.oid \
+         FROM size s JOIN pg_catalog.pg_class r ON r.oid = s.root \
+         JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace \
          LEFT JOIN pg_catalog.pg_description d ON d.objoid = r.oid AND d.objsubid = 0 \
            AND d.classoid = 'pg_catalog.pg_class'::regclass"
     );
