@@ -237,6 +237,10 @@ class Project:
         command = [self.bed.program, "sync", "--config", "source.json", "--destination", "destination.json"]
         return [*command, "--streams", "streams.json", "--state", "state.json", *more]
 
+    def quiet(self, *more):
+        """The command as it is measured: what it says costs time."""
+        return self.command("--progress", "never", "--log-level", "warn", *more)
+
     def start(self, command):
         """Begins a command; what it says goes into a file beside its project."""
         said = (self.directory / "said.txt").open("w")
@@ -253,8 +257,7 @@ class Project:
         self.forget()
         # What an earlier run wrote is written back by the system before this one starts.
         os.sync()
-        command = self.command("--progress", "never", "--log-level", "warn", *more)
-        done = measure.run(command, cwd=self.directory, env=self.bed.environment)
+        done = measure.run(self.quiet(*more), cwd=self.directory, env=self.bed.environment)
         self.bed.check(self.directory / "lake", expected)
         return done
 
@@ -268,8 +271,7 @@ class Project:
     def catch_up(self, expected):
         """A sync of what changed, measured; the latest view was then found to be the source's rows."""
         os.sync()
-        command = self.command("--progress", "never", "--log-level", "warn")
-        done = measure.run(command, cwd=self.directory, env=self.bed.environment)
+        done = measure.run(self.quiet(), cwd=self.directory, env=self.bed.environment)
         view = [self.bed.program, "view", self.name, "--engine", "duckdb"]
         query = subprocess.run(view, cwd=self.directory, check=True, text=True, stdout=subprocess.PIPE).stdout
         lake = str(self.directory / "lake")

@@ -20,7 +20,7 @@ def run(bed, asked):
     bed.sql(f"DROP TABLE IF EXISTS {LIVE}", f"CREATE TABLE {LIVE} (LIKE {TABLE} INCLUDING ALL)")
     bed.sql(f"INSERT INTO {LIVE} SELECT * FROM {TABLE}", f"VACUUM ANALYZE {LIVE}", "CHECKPOINT")
     project = bed.project(LIVE, mode="cdc")
-    command = project.command("--cdc-mode", "concurrent", "--progress", "never", "--log-level", "warn")
+    command = project.quiet("--cdc-mode", "concurrent")
     try:
         with Pace(bed, PATIENCE, CHANGES_PER_SECOND, table=LIVE, rows=asked.rows) as pace:
             time.sleep(1)

@@ -30,7 +30,7 @@ def run(bed, asked):
     content = bed.context(ROWS)
     project = bed.project("ledger", mode="cdc")
     project.begin_log()
-    command = project.command("--follow", "--progress", "never", "--log-level", "warn")
+    command = project.quiet("--follow")
     child = project.start(command)
     watched = Watched(bed, child.pid, project.directory / "lake" / "public" / "ledger")
     try:

@@ -49,11 +49,34 @@ def line(title, points):
     """A line through points, from zero."""
     most = max(y for _, y in points) or 1
     last = max(x for x, _ in points) or 1
-    width, bottom = LEFT + BARS + VALUES, TOP + HEIGHT
 
     def place(x, y):
-        return f"{LEFT + (BARS + VALUES - 20) * x / last:.1f} {bottom - HEIGHT * y / most:.1f}"
+        return f"{LEFT + (BARS + VALUES - 20) * x / last:.1f} {TOP + HEIGHT - HEIGHT * y / most:.1f}"
 
+    end = f'<text x="{LEFT + BARS + VALUES - 20}" y="{TOP + HEIGHT + 20}" text-anchor="end">{number(last)}</text>'
+    return chart(title, most, [end, path(place(x, y) for x, y in points)])
+
+
+def curve(title, points, unit=str):
+    """Points joined by a line over a logarithmic axis from zero up; `unit` says how a place on the axis is called."""
+    most = max(y for _, y in points) or 1
+    first, last = (math.log(edge) for edge in (min(x for x, _ in points), max(x for x, _ in points)))
+
+    def place(x, y):
+        across = (math.log(x) - first) / (last - first or 1)
+        return round(LEFT + (BARS + VALUES - 40) * across, 1), round(TOP + HEIGHT - HEIGHT * y / most, 1)
+
+    places = [place(x, y) for x, y in points]
+    marks = [path(f"{x} {y}" for x, y in places)]
+    for (x, y), (at, _) in zip(places, points):
+        marks.append(f'<circle class="own" cx="{x}" cy="{y}" r="3"/>')
+        marks.append(f'<text x="{x}" y="{TOP + HEIGHT + 20}" text-anchor="middle">{escape(unit(at))}</text>')
+    return chart(title, most, marks)
+
+
+def chart(title, most, marks):
+    """A frame with an axis from zero to the most, and what is drawn in it."""
+    width, bottom = LEFT + BARS + VALUES, TOP + HEIGHT
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 30}"'
@@ -63,38 +86,14 @@ def line(title, points):
             f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{width - 20}" fill="none"/>',
             f'<text x="{LEFT - 8}" y="{TOP + 5}" text-anchor="end">{number(most)}</text>',
             f'<text x="{LEFT - 8}" y="{bottom}" text-anchor="end">0</text>',
-            f'<text x="{width - 20}" y="{bottom + 20}" text-anchor="end">{number(last)}</text>',
-            f'<path class="line" d="M{"L".join(place(x, y) for x, y in points)}"/>',
+            *marks,
             "</svg>\n",
         ]
     )
 
 
-def curve(title, points, unit=str):
-    """Points joined by a line over a logarithmic axis from zero up; `unit` says how a place on the axis is called."""
-    most = max(y for _, y in points) or 1
-    first, last = (math.log(edge) for edge in (min(x for x, _ in points), max(x for x, _ in points)))
-    width, bottom = LEFT + BARS + VALUES, TOP + HEIGHT
-
-    def place(x, y):
-        across = (math.log(x) - first) / (last - first or 1)
-        return round(LEFT + (BARS + VALUES - 40) * across, 1), round(bottom - HEIGHT * y / most, 1)
-
-    places = [place(x, y) for x, y in points]
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 30}"'
-        f' viewBox="0 0 {width} {bottom + 30}" role="img" aria-label="{escape(title)}">',
-        f"<style>{STYLE}</style>",
-        f'<text class="title" x="10" y="22">{escape(title)}</text>',
-        f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{width - 20}" fill="none"/>',
-        f'<text x="{LEFT - 8}" y="{TOP + 5}" text-anchor="end">{number(most)}</text>',
-        f'<text x="{LEFT - 8}" y="{bottom}" text-anchor="end">0</text>',
-        f'<path class="line" d="M{"L".join(f"{x} {y}" for x, y in places)}"/>',
-    ]
-    for (x, y), (at, _) in zip(places, points):
-        parts.append(f'<circle class="own" cx="{x}" cy="{y}" r="3"/>')
-        parts.append(f'<text x="{x}" y="{bottom + 20}" text-anchor="middle">{escape(unit(at))}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+def path(places):
+    return f'<path class="line" d="M{"L".join(places)}"/>'
 
 
 def number(value):

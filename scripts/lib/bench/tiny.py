@@ -70,9 +70,6 @@ class Tiny(Project):
         self.check_rows(count, ROWS + each)
         return done
 
-    def quiet(self):
-        return self.command("--progress", "never", "--log-level", "warn")
-
     def check_rows(self, count, rows):
         found = self.bed.python_json(ROWS_OF_ALL, str(self.directory / "lake" / self.name))
         if found != {"tables": count, "rows": count * rows, "wrong": 0}:
