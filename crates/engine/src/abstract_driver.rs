@@ -125,7 +125,8 @@ impl AbstractDriver {
         let destination = Some(self.destination.as_ref());
         let Resolved { streams, gone } =
             Self::resolve_offered(self.driver.as_ref(), destination, catalog).await?;
-        let replicated = self.replicated()?;
+        // The state is read here only where it is asked: it may be large.
+        let replicated = if gone.is_empty() { BTreeMap::new() } else { self.replicated()? };
         let mut summary = Summary::default();
         let mut remaining = catalog.clone();
         let mut lost_followers = false;
