@@ -1,5 +1,7 @@
 //! One stream that cannot be read: the others of its log go on, and nothing is forgotten for it.
 
+use std::time::Duration;
+
 use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::{Value, json};
@@ -8,6 +10,7 @@ use crate::followed::Followed;
 
 on_both!(a_value_that_a_stream_refuses_stops_that_stream_alone, super::refused_value);
 on_both!(a_table_that_is_dropped_stops_its_stream_alone, super::dropped);
+on_both!(a_table_made_anew_again_and_again_is_followed_as_far_as_that_goes, super::made_anew);
 
 async fn refused_value(version: Version) {
     let sql =
@@ -97,4 +100,35 @@ async fn dropped(version: Version) {
 
 fn replaced(value: &Value, what: &str, by: &str) -> Value {
     serde_json::from_str(&value.to_string().replace(what, by)).unwrap()
+}
+
+async fn made_anew(version: Version) {
+    let sql = "CREATE TABLE fleeting (id int PRIMARY KEY, v int); INSERT INTO fleeting VALUES (1, 0);
+        CREATE TABLE stays (id int PRIMARY KEY); INSERT INTO stays VALUES (1)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["fleeting", "stays"]).await;
+    scene.sync().await;
+    let writer = scene
+        .keep_writing(Duration::from_millis(40), |n| {
+            format!(
+                "SET lock_timeout = '5s'; BEGIN; DROP TABLE fleeting; CREATE TABLE fleeting (id int PRIMARY KEY, v int);
+                 INSERT INTO fleeting VALUES ({n}, 1); COMMIT; INSERT INTO stays VALUES ({n} + 2)"
+            )
+        })
+        .await;
+    for _ in 0..4 {
+        let output = scene.run(&[]).await;
+        // It is always there and always has its key: the one thing that can be wrong is that it never rests.
+        for failed in output.events_of("stream_failed") {
+            let error = failed["error"].as_str().unwrap();
+            let restless = error.contains("again and again") || error.contains("could not obtain lock");
+            assert!(restless, "{error}\n{}", output.stderr);
+            assert_eq!(failed["stream"], "public.fleeting");
+        }
+        assert!(matches!(output.code, Some(0 | 3 | 5)), "{:?}\n{}", output.code, output.stderr);
+    }
+    // None of its statements waited for a lock for long.
+    writer.stop().await;
+    scene.sync().await;
+    scene.assert_same("fleeting").await;
+    scene.assert_same("stays").await;
 }

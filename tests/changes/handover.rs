@@ -1,6 +1,6 @@
 //! From the snapshot to the log, in each mode, under writers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lakeward_testkit::churn::{Churn, TABLES};
 use lakeward_testkit::on_both;
@@ -15,6 +15,7 @@ on_both!(f21_concurrent, |version| super::under_writers(version, "concurrent"));
 on_both!(f21_parallel, |version| super::under_writers(version, "parallel"));
 on_both!(f21_sequential, |version| super::under_writers(version, "sequential"));
 on_both!(f21_a_stream_added_later, super::added_later);
+on_both!(a_transaction_that_alters_a_stream_that_is_added_waits_for_nobody, super::altered_while_added);
 on_both!(f02_the_slot_moves_on_during_a_backfill, super::moves_on);
 on_both!(follows_until_it_is_stopped, super::follow);
 on_both!(strict_cdc_reads_no_rows, super::strict);
@@ -75,6 +76,33 @@ async fn added_later(version: Version) {
     let output = scene.sync().await;
     assert!(output.stderr.contains("history is kept"), "{}", output.stderr);
     scene.sql("UPDATE b SET v = 'after' WHERE id > 900").await;
+    scene.sync().await;
+    scene.assert_same("a").await;
+    scene.assert_same("b").await;
+}
+
+async fn altered_while_added(version: Version) {
+    let sql = "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1);
+        CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["a"]).await;
+    scene.sync().await;
+    scene.project.select("b", json!({ "sync_mode": "cdc" })).unwrap();
+    let application = scene.db.client().await.unwrap();
+    application.batch_execute("BEGIN; INSERT INTO a VALUES (2)").await.unwrap();
+    let mut run = scene.start(&[]);
+    // The snapshot waits for the transaction, behind a lock of the table.
+    scene
+        .until(
+            &mut run,
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'CREATE_REPLICATION_SLOT%' AND state = 'active'
+             AND wait_event_type = 'Lock' AND pg_blocking_pids(pid) = (SELECT array_agg(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND backend_xid IS NOT NULL)",
+        )
+        .await;
+    let began = Instant::now();
+    application.batch_execute("ALTER TABLE b ADD n int DEFAULT 7; COMMIT").await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "the application waited for {:?}", began.elapsed());
+    run.wait_timeout(Duration::from_secs(60)).await.unwrap().assert_ok();
     scene.sync().await;
     scene.assert_same("a").await;
     scene.assert_same("b").await;

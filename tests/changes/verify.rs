@@ -6,6 +6,7 @@ use std::time::Duration;
 use lakeward_testkit::lakeward::{Output, Signal};
 use lakeward_testkit::on_both;
 use lakeward_testkit::server::{PgServer, Version};
+use lakeward_testkit::tamper;
 use serde_json::{Value, json};
 
 use crate::followed::Followed;
@@ -13,6 +14,7 @@ use crate::followed::Followed;
 on_both!(verify_compares_at_one_place_of_the_log, super::at_one_place);
 on_both!(verify_names_what_differs, super::differing);
 on_both!(verify_says_what_it_cannot_compare, super::refused);
+on_both!(verify_tells_a_lost_value_from_a_late_one, super::lost);
 
 const VALUES: &str = "repeat(md5(random()::text), 200)";
 
@@ -96,7 +98,7 @@ async fn at_one_place(version: Version) {
     // A new generation behind the kept history.
     scene.sql("ALTER TABLE kept ALTER n TYPE bigint; UPDATE kept SET n = 5000000000 WHERE id > 100").await;
     let changed = verify(&scene, &["public.kept"]).await;
-    changed.assert_code(5);
+    changed.assert_code(4);
     assert!(changed.stderr.contains("no longer what was synced"), "{}", changed.stderr);
     scene.sync().await;
     verify(&scene, &[]).await.assert_ok();
@@ -194,6 +196,52 @@ async fn differing(version: Version) {
     );
 }
 
+async fn lost(version: Version) {
+    let create = format!(
+        "CREATE TABLE kept (id int PRIMARY KEY, n int, big text); INSERT INTO kept SELECT g, g, {VALUES} FROM generate_series(1, 50) g;
+         CREATE TABLE whole (id int PRIMARY KEY, n int); INSERT INTO whole SELECT g, g FROM generate_series(1, 50) g"
+    );
+    let scene = Followed::new(&PgServer::shared(version), &create, &["kept", "whole"]).await;
+    scene.project.select("whole", json!({ "sync_mode": "full_refresh" })).unwrap();
+    scene.sync().await;
+    let lake = scene.project.lake();
+    let late = json!({ "_lw_unchanged": ["big"], "big": null });
+    tamper::set(&lake, "public.kept", &json!({ "id": 4 }), &late).await.unwrap();
+    tamper::repeat(&lake, "public.kept", &json!({ "id": 7 })).await.unwrap();
+    tamper::repeat(&lake, "public.whole", &json!({ "id": 9 })).await.unwrap();
+    let output = verify(&scene, &["--wait", "2s"]).await;
+    output.assert_code(5);
+    let result = output.json().unwrap();
+    let (kept, whole) = (found(&result, "kept"), found(&result, "whole"));
+    assert_eq!(
+        (&kept["different"], &kept["pending"], &kept["repeated"]),
+        (&json!(1), &json!(0), &json!(1)),
+        "{kept}"
+    );
+    assert_eq!(
+        kept["keys"],
+        json!([
+            { "key": [["id", "7"]], "what": "repeated", "columns": [] },
+            { "key": [["id", "4"]], "what": "different", "columns": ["big"] },
+        ])
+    );
+    assert_eq!(whole["extra"], 1, "{whole}");
+    assert_eq!(whole["keys"], json!([{ "key": [["id", "9"]], "what": "repeated", "columns": [] }]));
+    // A change that brings the value ends it; one that nobody has committed yet may.
+    scene.sql("UPDATE kept SET n = 0 WHERE id = 5").await;
+    let waiting = verify(&scene, &["--wait", "1s", "public.kept"]).await;
+    waiting.assert_code(4);
+    scene.sync().await;
+    verify(&scene, &["public.kept"]).await.assert_code(5);
+    scene.sql("UPDATE kept SET big = 'again' WHERE id = 4; UPDATE kept SET n = 0 WHERE id = 7").await;
+    scene.sync().await;
+    let output = verify(&scene, &["public.kept"]).await;
+    output.assert_code(5);
+    let result = output.json().unwrap();
+    let kept = found(&result, "kept");
+    assert_eq!((&kept["different"], &kept["repeated"]), (&json!(0), &json!(1)), "{kept}");
+}
+
 async fn refused(version: Version) {
     let create =
         "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1); CREATE TABLE b (id int PRIMARY KEY)";
@@ -211,6 +259,8 @@ async fn refused(version: Version) {
     // One that cannot be compared does not keep the others from it.
     scene.sql("ALTER TABLE b ADD m int").await;
     let one = verify(&scene, &[]).await;
-    one.assert_code(5);
-    assert_eq!(one.json().unwrap()["streams"].as_array().unwrap().len(), 1, "{}", one.stdout);
+    one.assert_code(4);
+    let result = one.json().unwrap();
+    assert_eq!(result["streams"].as_array().unwrap().len(), 1, "{result}");
+    assert_eq!(result["not_compared"][0]["stream"], "public.b", "{result}");
 }

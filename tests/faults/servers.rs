@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::scene::{How, Scene};
 
 on_both!(f51_server_restarted_mid_run, super::restarted);
+on_both!(a_run_that_begins_while_the_server_restarts_waits_for_it, super::begun_meanwhile);
 
 async fn restarted(version: Version) {
     let server = PrivateServer::start_new(version).await.unwrap();
@@ -39,4 +40,19 @@ async fn restarted(version: Version) {
         scene.assert_exact().await;
         eprintln!("{}, {how:?}: the run ended with {:?}", version.name(), output.code);
     }
+}
+
+async fn begun_meanwhile(version: Version) {
+    let server = PrivateServer::start_new(version).await.unwrap();
+    let scene = Scene::new(server.server(), 1_000, How::FullRefresh).await;
+    server.stop(Stop::Fast).await.unwrap();
+    let run = scene.start(&[]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.start().await.unwrap();
+    let output = run.wait_timeout(Duration::from_secs(60)).await.unwrap();
+    output.assert_ok();
+    let retrying = output.events_of("retrying");
+    // It concerns the run, not one of its streams.
+    assert!(!retrying.is_empty() && retrying.iter().all(|event| event.get("stream").is_none()));
+    scene.assert_exact().await;
 }

@@ -537,7 +537,8 @@ pub(crate) struct RebuildArgs {
     /// Where the state is written
     #[arg(long, value_name = "FILE", default_value = "state.json")]
     pub(crate) state: PathBuf,
-    /// Takes the source's word for where its log was committed, where that is behind what the commits tell
+    /// Where the source was told of a later place in its log than any commit names, goes on from there: right where
+    /// nothing of these streams was committed at the source in between, as far as you know
     #[arg(long)]
     pub(crate) accept_slot: bool,
 }

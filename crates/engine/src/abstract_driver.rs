@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use lakeward_core::{
-    Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Stream,
-    StreamId, SyncMode,
+    Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Retry,
+    Stream, StreamId, SyncMode,
 };
 use lakeward_state::{State, StateStore};
 use tokio::sync::Semaphore;
@@ -17,6 +17,7 @@ use crate::commit::CommitPath;
 use crate::events::{Event, EventSink, Summary};
 use crate::options::Options;
 use crate::pipeline;
+use crate::retry::Backoff;
 use crate::stream_run::{RunContext, StreamRun};
 use crate::writer_pool::WriterPool;
 
@@ -122,9 +123,9 @@ impl AbstractDriver {
     /// # Errors
     /// What concerns the run as a whole; failures of single streams are in the summary.
     pub async fn read(&self, catalog: &Catalog) -> Result<Summary> {
-        let destination = Some(self.destination.as_ref());
+        let (driver, destination) = (self.driver.as_ref(), Some(self.destination.as_ref()));
         let Resolved { streams, gone } =
-            Self::resolve_offered(self.driver.as_ref(), destination, catalog).await?;
+            self.insist(|| Self::resolve_offered(driver, destination, catalog)).await?;
         // The state is read here only where it is asked: it may be large.
         let replicated = if gone.is_empty() { BTreeMap::new() } else { self.replicated()? };
         let mut summary = Summary::default();
@@ -147,7 +148,8 @@ impl AbstractDriver {
                 .hint("leave --follow out, and run sync as often as rows are to arrive"));
         }
         let targets: Vec<StreamId> = streams.iter().map(|(stream, _)| stream.target.clone()).collect();
-        let (state, run) = pipeline::join(&self.driver, &self.destination, &self.store, &targets).await?;
+        let joining = || pipeline::join(&self.driver, &self.destination, &self.store, &targets);
+        let (state, run) = self.insist(joining).await?;
         self.events.event(&Event::RunStarted {
             run: run.id.clone(),
             pipeline: run.pipeline.clone(),
@@ -211,6 +213,18 @@ impl AbstractDriver {
         }
         commits.finish().await?;
         Ok(summary)
+    }
+
+    /// Takes a step that all streams need, again where the source does not answer.
+    async fn insist<T, F: Future<Output = Result<T>>>(&self, mut step: impl FnMut() -> F) -> Result<T> {
+        let Options { cancel, .. } = &self.options;
+        let mut backoff = Backoff::new(None, self.events.as_ref(), cancel, self.driver.max_retries());
+        loop {
+            match step().await {
+                Ok(taken) => return Ok(taken),
+                Err(error) => backoff.after(error, Retry::Again).await?,
+            }
+        }
     }
 
     /// The streams that the state knows, and their modes.

@@ -95,9 +95,9 @@ pub enum Event {
     },
     /// A step failed and will be tried again.
     Retrying {
-        /// The stream.
-        #[serde(serialize_with = "as_text")]
-        stream: StreamId,
+        /// The stream, where it is a step of one.
+        #[serde(serialize_with = "as_optional_text", skip_serializing_if = "Option::is_none")]
+        stream: Option<StreamId>,
         /// Which attempt failed, from 1.
         attempt: u32,
         /// Until the next one.

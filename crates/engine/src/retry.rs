@@ -12,7 +12,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Counts attempts at one step and waits between them.
 pub(crate) struct Backoff<'a> {
-    stream: &'a StreamId,
+    stream: Option<&'a StreamId>,
     events: &'a dyn EventSink,
     cancel: &'a CancellationToken,
     attempts: u32,
@@ -20,13 +20,14 @@ pub(crate) struct Backoff<'a> {
 }
 
 impl<'a> Backoff<'a> {
+    /// For a step of one stream, or of all that run together.
     pub(crate) fn new(
-        stream: &'a StreamId,
+        stream: impl Into<Option<&'a StreamId>>,
         events: &'a dyn EventSink,
         cancel: &'a CancellationToken,
         max_retries: u32,
     ) -> Self {
-        Self { stream, events, cancel, attempts: 0, max_retries }
+        Self { stream: stream.into(), events, cancel, attempts: 0, max_retries }
     }
 
     /// Waits before the step may be tried again, or gives the error back when it may not.
@@ -44,7 +45,7 @@ impl<'a> Backoff<'a> {
         self.attempts += 1;
         let pause = pause(self.attempts, rand::random());
         self.events.event(&Event::Retrying {
-            stream: self.stream.clone(),
+            stream: self.stream.cloned(),
             attempt: self.attempts,
             wait_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             reason: format!("{error:?}"),

@@ -15,11 +15,12 @@ use crate::copy;
 use crate::decode::RowDecoder;
 use crate::error::sqlstate;
 use crate::replication::{self, LogPosition, Names, Place, Snapshot as LogSnapshot, publication};
-use crate::schema::{Depth, Described, describe};
+use crate::schema::{Described, describe};
 use crate::session::{Detail, Holders, ReadColumn, ReadRelation, Snapshot, Wait, lock};
 use crate::sql;
 
-/// How often a session is begun anew because a table changed its file or its partitions in the moment between.
+/// How often a session is begun anew because a table changed its file or its partitions, or was made anew, in the
+/// moment between.
 const ATTEMPTS: usize = 5;
 
 /// What a session has to do with the log.
@@ -45,9 +46,12 @@ pub(crate) async fn begin(
             return Ok(session);
         }
     }
-    Err(Error::new(ErrorKind::Connection, "the table is rewritten again and again while a snapshot is taken")
-        .at("stream", &stream.id)
-        .hint("wait for VACUUM FULL, TRUNCATE, CLUSTER or partition changes to end"))
+    Err(Error::new(
+        ErrorKind::Connection,
+        "the table is rewritten or made anew again and again while a snapshot is taken",
+    )
+    .at("stream", &stream.id)
+    .hint("wait for VACUUM FULL, TRUNCATE, CLUSTER, DROP and CREATE, or partition changes to end"))
 }
 
 /// `None` where the table changed under our hands and another attempt may do better.
@@ -64,14 +68,19 @@ async fn attempt(
         // Committed before the snapshot is taken: from then on every transaction that it does not see is logged.
         Behind::TheLogOf(names) => {
             let manage = replication::settings(connector).manage;
-            publication::join(&connection, version, names, stream, manage).await?
+            match publication::join(&connection, version, names, stream, manage).await? {
+                Some(place) => place,
+                None => return Ok(None),
+            }
         }
     };
     let before = relations(&connection, version, &stream.id).await?;
     if before.is_empty() {
         return Err(gone(&stream.id));
     }
-    connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // Asked for now: within the transaction it would be the query that takes the snapshot.
+    let holder = connection.pid().await?;
+    connection.run(sql::AT_ONE_MOMENT).await?;
     let lockable = before.iter().filter(|found| match found.relation.kind {
         // Only heaps are protected by their file's name; a partitioned root keeps its partitions.
         RelationKind::Table | RelationKind::Partitioned | RelationKind::MaterializedView => true,
@@ -84,7 +93,12 @@ async fn attempt(
     }
     let origin = match behind {
         Behind::NoLog => None,
-        Behind::APlace | Behind::TheLogOf(_) => Some(take_over(connector, &connection, stream).await?),
+        Behind::APlace | Behind::TheLogOf(_) => {
+            match take_over(connector, &connection, holder, stream).await? {
+                Some(place) => Some(place),
+                None => return give_way(connector, connection).await,
+            }
+        }
     };
     let found = relations(&connection, version, &stream.id).await?;
     let same = found.len() == before.len()
@@ -96,8 +110,7 @@ async fn attempt(
     if !same || found.iter().any(|found| found.relation.filenode != found.current) {
         return Ok(None);
     }
-    let Some(described) =
-        describe(connector, &connection, std::slice::from_ref(&stream.id), Depth::Read).await?.pop()
+    let Some(described) = describe(connector, &connection, std::slice::from_ref(&stream.id)).await?.pop()
     else {
         return Err(gone(&stream.id));
     };
@@ -158,13 +171,18 @@ async fn attempt(
 
 /// Makes the connection's transaction, which has locks and no snapshot yet, one of a place in the log.
 ///
-/// The transaction exports the snapshot again, so that the session that took it, and its slot, may go.
+/// The transaction exports the snapshot again, so that the session that took it, and its slot, may go. `None` where its
+/// locks are in somebody's way meanwhile.
 async fn take_over(
     connector: &Connector,
     connection: &Connection,
+    holder: i32,
     stream: &ConfiguredStream,
-) -> Result<LogPosition> {
-    let snapshot = LogSnapshot::take(connector).await.map_err(|error| error.at("stream", &stream.id))?;
+) -> Result<Option<LogPosition>> {
+    let taken = LogSnapshot::take(connector, holder).await;
+    let Some(snapshot) = taken.map_err(|error| error.at("stream", &stream.id))? else {
+        return Ok(None);
+    };
     let taken = connection.run(&format!("SET TRANSACTION SNAPSHOT {}", sql::literal(&snapshot.name))).await;
     let place = match taken {
         Ok(()) => Place::current(connection).await,
@@ -172,7 +190,14 @@ async fn take_over(
     };
     let lsn = snapshot.lsn;
     snapshot.close().await;
-    Ok(LogPosition { lsn: Some(lsn), timeline: Some(place?.timeline), ..LogPosition::default() })
+    Ok(Some(LogPosition { lsn: Some(lsn), timeline: Some(place?.timeline), ..LogPosition::default() }))
+}
+
+/// Lets DDL have the table that waits for it; then it is looked at again.
+async fn give_way(connector: &Connector, connection: Connection) -> Result<Option<Session>> {
+    connection.run("ROLLBACK").await?;
+    connector.rest(connection);
+    Ok(None)
 }
 
 fn gone(id: &StreamId) -> Error {

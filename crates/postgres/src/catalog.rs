@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use lakeward_core::{ErrorKind, Result, StreamId};
+use lakeward_core::{Result, StreamId};
 use tokio_postgres::Row;
 
 use crate::connect::{Connection, Connector};
-use crate::error::sqlstate;
 use crate::mapping::{TypeRow, Types};
 use crate::replication::GENERATED_VERSION;
 
@@ -113,7 +112,7 @@ pub(crate) async fn unreadable(connection: &Connection, schemas: &[String]) -> R
 
 /// How sizes are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sizes {
+pub(crate) enum Sizes {
     /// From the files, where no DDL has the table's lock or waits for it.
     Files,
     /// From the planner's numbers, as old as the last VACUUM or ANALYZE.
@@ -121,17 +120,7 @@ enum Sizes {
 }
 
 /// Describes relations by name. One that is gone, or that cannot be read as a stream, is left out.
-pub(crate) async fn relations(connection: &Connection, ids: &[StreamId]) -> Result<Vec<RelationRow>> {
-    match relations_sized(connection, ids, Sizes::Files).await {
-        // Some table is locked by DDL: discovery does without exact sizes rather than wait for it.
-        Err(error) if error.kind() == ErrorKind::Connection && sqlstate(&error) == Some("55P03") => {
-            relations_sized(connection, ids, Sizes::Planner).await
-        }
-        other => other,
-    }
-}
-
-async fn relations_sized(
+pub(crate) async fn relations(
     connection: &Connection,
     ids: &[StreamId],
     sizes: Sizes,

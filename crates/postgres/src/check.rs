@@ -8,7 +8,7 @@ use crate::catalog::{self, RelationKind};
 use crate::config::ReplicationConfig;
 use crate::connect::{Connection, Connector};
 use crate::replication::{self, GENERATED_VERSION, LogKey, Names};
-use crate::schema::{Depth, Described, describe};
+use crate::schema::{Described, describe};
 use crate::{copy, sql};
 
 /// How many names a finding lists before it says how many more there are.
@@ -260,7 +260,9 @@ async fn selected(
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id.clone()).collect();
-    let described = describe(connector, connection, &ids, Depth::Read).await?;
+    connection.run(sql::AT_ONE_MOMENT).await?;
+    let described = describe(connector, connection, &ids).await?;
+    connection.run("COMMIT").await?;
     let denied = denied(connection, &described).await?;
     let role = sql::ident(&connector.settings().username);
     let before = findings.len();

@@ -37,6 +37,7 @@ pub(crate) struct Connection {
     client: tokio_postgres::Client,
     /// Queries of the catalog are long, and come again for every stream: parsed and planned once.
     statements: Mutex<HashMap<String, Statement>>,
+    pid: OnceCell<i32>,
     driver: JoinHandle<()>,
     silence_limit: Duration,
     closed: CancellationToken,
@@ -93,6 +94,12 @@ impl Connection {
     /// Statements without a result.
     pub(crate) async fn run(&self, sql: &str) -> Result<()> {
         self.within(self.client.batch_execute(sql)).await
+    }
+
+    /// The number of the server's process behind it.
+    pub(crate) async fn pid(&self) -> Result<i32> {
+        let ask = async || Ok(self.row("SELECT pg_backend_pid()", &[]).await?.get(0));
+        self.pid.get_or_try_init(ask).await.copied()
     }
 
     /// Cancelled once the connection has ended, for whatever reason.
@@ -326,6 +333,7 @@ impl Connector {
         let mut connection = Connection {
             client,
             statements: Mutex::default(),
+            pid: OnceCell::new(),
             driver,
             silence_limit: settings.silence_limit,
             closed,

@@ -20,9 +20,8 @@ use crate::copy::{self, Rows};
 use crate::decode::{PgType, RowDecoder};
 use crate::error::in_session;
 use crate::replication::Replication;
-use crate::schema::{Depth, describe};
 use crate::session::{Detail, Holders, Snapshot, join};
-use crate::{check, chunks, incremental};
+use crate::{check, chunks, incremental, schema};
 
 /// The connector's kind, as in a config's `type`.
 pub const KIND: &str = "postgres";
@@ -121,9 +120,7 @@ impl DriverInterface for PostgresDriver {
     }
 
     async fn produce_schema(&self, streams: &[StreamId]) -> Result<Vec<Stream>> {
-        let connection = self.connector.connect().await?;
-        let described = describe(&self.connector, &connection, streams, Depth::Discover).await?;
-        self.connector.rest(connection);
+        let described = schema::discover(&self.connector, streams).await?;
         let mut wire_types = self.wire_types.lock().unwrap_or_else(PoisonError::into_inner);
         self.replication.described(described.iter().map(|described| &described.stream));
         for (column, mapped) in described.iter().flat_map(|described| &described.columns) {

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use lakeward_core::{
-    Column, ColumnType, ConfiguredStream, InsertsOnly, Result, Schema, Stream, StreamId, SyncMode,
+    Column, ColumnType, ConfiguredStream, ErrorKind, InsertsOnly, Result, Schema, Stream, StreamId, SyncMode,
 };
 
-use crate::catalog::{self, ColumnRow, RelationRow};
+use crate::catalog::{self, ColumnRow, RelationRow, Sizes};
 use crate::connect::{Connection, Connector};
+use crate::error::sqlstate;
 use crate::mapping::{self, Mapped};
 use crate::replication::{LogKey, log_keys};
+use crate::sql;
 
 /// A stream with what its readers need to know and its users do not.
 #[derive(Debug)]
@@ -31,24 +33,47 @@ impl Described {
     }
 }
 
-/// How much is asked of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// What reading needs.
-    Read,
-    /// Also what helps the user choose: suggestions from statistics.
-    Discover,
+/// Describes streams for their user: with sizes, and types suggested from statistics.
+pub(crate) async fn discover(connector: &Connector, ids: &[StreamId]) -> Result<Vec<Described>> {
+    let connection = connector.connect().await?;
+    connection.run(sql::AT_ONE_MOMENT).await?;
+    let mut described = match describe_sized(connector, &connection, ids, Sizes::Files).await {
+        // Some table is locked by DDL: discovery does without exact sizes rather than wait for it.
+        Err(error) if error.kind() == ErrorKind::Connection && sqlstate(&error) == Some("55P03") => {
+            connection.run("ROLLBACK").await?;
+            connection.run(sql::AT_ONE_MOMENT).await?;
+            describe_sized(connector, &connection, ids, Sizes::Planner).await?
+        }
+        other => other?,
+    };
+    if connector.settings().unconstrained_numeric == ColumnType::Text {
+        suggest(&connection, &mut described).await?;
+    }
+    connection.run("COMMIT").await?;
+    connector.rest(connection);
+    Ok(described)
 }
 
 /// Describes streams in a handful of queries however many are named. One that is gone is left out.
+///
+/// The connection is in a transaction that sees one moment ([`sql::AT_ONE_MOMENT`]): a table that is dropped and made
+/// anew between two queries would seem to have no columns and no key.
 pub(crate) async fn describe(
     connector: &Connector,
     connection: &Connection,
     ids: &[StreamId],
-    depth: Depth,
+) -> Result<Vec<Described>> {
+    describe_sized(connector, connection, ids, Sizes::Planner).await
+}
+
+async fn describe_sized(
+    connector: &Connector,
+    connection: &Connection,
+    ids: &[StreamId],
+    sizes: Sizes,
 ) -> Result<Vec<Described>> {
     let version = connector.version().await?;
-    let mut relations = catalog::relations(connection, ids).await?;
+    let mut relations = catalog::relations(connection, ids, sizes).await?;
     let order: HashMap<&StreamId, usize> = ids.iter().enumerate().map(|(n, id)| (id, n)).collect();
     relations.sort_by_key(|relation| order.get(&relation.id).copied());
     let oids: Vec<u32> = relations.iter().map(|relation| relation.oid).collect();
@@ -126,9 +151,6 @@ pub(crate) async fn describe(
             comment: relation.comment.clone(),
         };
         result.push(Described { stream, relation, columns, log_key });
-    }
-    if depth == Depth::Discover && *unconstrained == ColumnType::Text {
-        suggest(connection, &mut result).await?;
     }
     Ok(result)
 }

@@ -116,10 +116,8 @@ impl Detail {
 /// The table is locked and its file compared once more, so that even where the holder died in this very moment
 /// no row is missed: what fails here is `SessionLost` (see `error::in_session`).
 pub(crate) fn join(token: &str, relations: &[&ReadRelation]) -> Vec<String> {
-    let mut statements = vec![
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
-        format!("SET TRANSACTION SNAPSHOT {}", sql::literal(token)),
-    ];
+    let mut statements =
+        vec![sql::AT_ONE_MOMENT.to_owned(), format!("SET TRANSACTION SNAPSHOT {}", sql::literal(token))];
     statements.extend(lock(relations.iter().copied(), Wait::Not));
     let stored: Vec<_> =
         relations.iter().filter_map(|relation| Some((relation.oid, relation.filenode?))).collect();

@@ -2,6 +2,9 @@
 
 use lakeward_core::{FilterExpr, Literal};
 
+/// Begins a transaction whose queries all see the database as it was when the first of them began.
+pub(crate) const AT_ONE_MOMENT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 /// A name as it must be written in SQL.
 pub(crate) fn ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

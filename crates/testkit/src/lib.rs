@@ -16,6 +16,7 @@ pub mod proxy;
 pub mod python;
 pub mod reconcile;
 pub mod server;
+pub mod tamper;
 pub mod workload;
 
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
 //! `lakeward verify`: whether the files hold what the source does.
 
-use lakeward_core::{Error, Result, StreamId};
+use lakeward_core::{Error, ErrorKind, Result, StreamId};
 use lakeward_engine::{
     AbstractDriver, Difference, KeyDifference, Options, StreamVerification, VerifyOptions,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{OutputFormat, VerifyArgs};
 use crate::commands::selected;
@@ -14,6 +14,9 @@ use crate::messages::Console;
 use crate::output::{Surface, harmless, print, print_json, table};
 use crate::progress;
 use crate::quantity::human_count;
+
+const HEADERS: [&str; 7] =
+    ["stream", "#source rows", "#in files", "#missing", "#extra", "#different", "verdict"];
 
 type Results = Vec<(StreamId, Result<StreamVerification>)>;
 
@@ -39,16 +42,14 @@ pub(crate) async fn run(args: &VerifyArgs, console: &Console) -> Result<ExitCode
         AbstractDriver::verify(driver, destination, &state, &catalog, &names, &options, sink.clone()).await;
     drop(sink);
     let results = verifying?;
-    let verified: Vec<&StreamVerification> =
-        results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
     match args.output {
-        OutputFormat::Json => print_json(&json!({ "streams": verified }))?,
-        OutputFormat::Text => print(&text(&verified, Surface::stdout()))?,
+        OutputFormat::Json => print_json(&value(&results))?,
+        OutputFormat::Text => print(&text(&results, Surface::stdout()))?,
     }
     Ok(end(&results, console))
 }
 
-/// Tells which streams could not be compared, and decides the exit code.
+/// Tells why streams could not be compared, and decides the exit code: that rows differ has its own.
 fn end(results: &Results, console: &Console) -> ExitCode {
     let failures = || results.iter().filter_map(|(stream, result)| Some((stream, result.as_ref().err()?)));
     for (stream, error) in failures() {
@@ -57,13 +58,29 @@ fn end(results: &Results, console: &Console) -> ExitCode {
     let differs = results.iter().any(|(_, result)| result.as_ref().is_ok_and(|found| !found.is_exact()));
     match failure::gravest(failures().map(|(_, error)| error)).map(Error::kind) {
         _ if differs => ExitCode::DATA,
+        Some(ErrorKind::Schema | ErrorKind::Data) => ExitCode::SOURCE,
         Some(kind) => ExitCode::of(kind),
         None => ExitCode::DONE,
     }
 }
 
-fn text(verified: &[&StreamVerification], surface: Surface) -> String {
-    let rows = verified.iter().map(|found| {
+fn value(results: &Results) -> Value {
+    let verified: Vec<_> = results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+    let failed = results.iter().filter_map(|(stream, result)| Some((stream, result.as_ref().err()?)));
+    let not_compared: Vec<Value> = failed
+        .map(|(stream, error)| json!({ "stream": stream.to_string(), "error": error.message() }))
+        .collect();
+    json!({ "streams": verified, "not_compared": not_compared })
+}
+
+fn text(results: &Results, surface: Surface) -> String {
+    let rows = results.iter().map(|(stream, result)| {
+        let Ok(found) = result else {
+            let mut row = vec![harmless(&stream.to_string())];
+            row.resize(HEADERS.len() - 1, "-".to_owned());
+            row.push("not compared".to_owned());
+            return row;
+        };
         vec![
             harmless(&found.stream.to_string()),
             human_count(found.source_rows),
@@ -74,14 +91,14 @@ fn text(verified: &[&StreamVerification], surface: Surface) -> String {
             verdict(found),
         ]
     });
-    let headers = ["stream", "#source rows", "#in files", "#missing", "#extra", "#different", "verdict"];
-    let mut result = table(surface, &headers, rows);
-    for found in verified.iter().filter(|found| !found.keys.is_empty()) {
+    let mut result = table(surface, &HEADERS, rows);
+    let verified = results.iter().filter_map(|(_, result)| result.as_ref().ok());
+    for found in verified.filter(|found| !found.keys.is_empty()) {
         result.push_str(&format!("\n{}\n", harmless(&found.stream.to_string())));
         for key in &found.keys {
             result.push_str(&format!("  {}\n", line(key)));
         }
-        let all = found.missing + found.extra + found.different;
+        let all = found.missing + found.extra + found.different + found.repeated;
         if all > found.keys.len() as u64 {
             result.push_str(&format!("  … of {} rows; --keys names more\n", human_count(all)));
         }
@@ -110,7 +127,7 @@ fn line(difference: &KeyDifference) -> String {
     match difference.what {
         Difference::Missing => format!("missing    {key}"),
         Difference::Extra => format!("extra      {key}"),
-        Difference::Different if difference.columns.is_empty() => format!("different  {key}"),
+        Difference::Repeated => format!("twice      {key}"),
         Difference::Different => format!("different  {key}: {}", harmless(&difference.columns.join(", "))),
     }
 }
@@ -142,10 +159,21 @@ mod tests {
             tolerated: 0,
             keys: vec![key("7", Difference::Missing, &[]), key("a\nb", Difference::Different, &["total"])],
         };
-        let text = text(&[&found], Surface::Plain);
-        for expected in ["1,000", "differs, 7 pending", "missing    id=7", "id=a⏎b: total", "… of 3 rows"]
-        {
+        let failed = StreamId::new("public", "returns");
+        let error = Error::new(ErrorKind::Source, "changes wait").at("stream", &failed);
+        let results = vec![(found.stream.clone(), Ok(found)), (failed, Err(error))];
+        let text = text(&results, Surface::Plain);
+        for expected in [
+            "1,000",
+            "differs, 7 pending",
+            "missing    id=7",
+            "id=a⏎b: total",
+            "… of 3 rows",
+            "public.returns",
+            "not compared",
+        ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
+        assert_eq!(value(&results)["not_compared"][0]["stream"], "public.returns");
     }
 }

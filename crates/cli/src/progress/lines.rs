@@ -113,7 +113,8 @@ pub(crate) fn describe(event: &Event) -> String {
             human_bytes(*bytes)
         ),
         Event::Retrying { stream, attempt, wait_ms, reason } => {
-            format!("{stream}: attempt {attempt} failed, trying again in {wait_ms} ms: {reason}")
+            let stream = stream.as_ref().map(|stream| format!("{stream}: ")).unwrap_or_default();
+            format!("{stream}attempt {attempt} failed, trying again in {wait_ms} ms: {reason}")
         }
         Event::Warning { stream: Some(stream), message } => format!("warning: {stream}: {message}"),
         Event::Warning { stream: None, message } => format!("warning: {message}"),

@@ -160,9 +160,8 @@ impl LogRun {
     /// As many attempts as it takes.
     async fn attempts(&mut self) -> Result<()> {
         let context = self.context.clone();
-        let first = self.runs.keys().next().cloned().unwrap_or_else(|| StreamId::new("", ""));
         let mut backoff = Backoff::new(
-            &first,
+            None,
             context.events.as_ref(),
             &context.options.cancel,
             context.driver.max_retries(),

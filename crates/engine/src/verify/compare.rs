@@ -20,10 +20,23 @@ pub(super) struct Comparison {
     pub(super) different: u64,
     /// Keys that differ because the source changed after the last sync, or have a value that a later change brings.
     pub(super) pending: u64,
+    /// Keys that differ and lack a value that was not sent up to here: whether it comes later is to be found out.
+    pub(super) lacking: Vec<u128>,
     /// Rows that stand twice in the log, at one place of its order.
     pub(super) repeated: u64,
-    /// Keys of what is missing, extra or different, the first so many.
+    /// Keys of what is missing, extra, different or repeated, the first so many.
     pub(super) keys: Vec<u128>,
+}
+
+/// What is found on the way to the rows that a log amounts to.
+#[derive(Default)]
+struct Noted {
+    /// Rows that stand twice, at one place of the order.
+    repeated: u64,
+    /// Their keys.
+    twice: Vec<u128>,
+    /// Keys of rows that lack a value.
+    lacking: HashSet<u128>,
 }
 
 /// What is known of a stream beside its rows.
@@ -47,9 +60,10 @@ impl Judge {
         total: &mut Comparison,
     ) {
         source.sort_unstable();
-        let mut incomplete = HashSet::new();
-        let mut found = self.amount(log, &mut total.repeated, &mut incomplete);
+        let mut noted = Noted::default();
+        let mut found = self.amount(log, &mut noted);
         found.sort_unstable();
+        total.repeated += noted.repeated;
         total.source_rows += source.len() as u64;
         total.destination_rows += found.len() as u64;
         let (mut ours, mut theirs) = (source.as_slice(), found.as_slice());
@@ -60,8 +74,12 @@ impl Judge {
             if a == b {
                 continue;
             }
-            if pending.contains(&key) || incomplete.contains(&key) {
+            if pending.contains(&key) {
                 total.pending += 1;
+                continue;
+            }
+            if noted.lacking.contains(&key) {
+                total.lacking.push(key);
                 continue;
             }
             match a.len().cmp(&b.len()) {
@@ -69,19 +87,26 @@ impl Judge {
                 std::cmp::Ordering::Less => total.extra += (b.len() - a.len()) as u64,
                 std::cmp::Ordering::Equal => total.different += 1,
             }
-            if total.keys.len() < self.most_keys {
-                total.keys.push(key);
-            }
+            self.note(key, total);
+        }
+        noted.twice.into_iter().for_each(|key| self.note(key, total));
+    }
+
+    /// Adds the rows that lack a value, of which `never` get none.
+    pub(super) fn count_lacking(&self, never: &[u128], total: &mut Comparison) {
+        total.different += never.len() as u64;
+        total.pending += (total.lacking.len() - never.len()) as u64;
+        never.iter().for_each(|key| self.note(*key, total));
+    }
+
+    fn note(&self, key: u128, total: &mut Comparison) {
+        if total.keys.len() < self.most_keys && !total.keys.contains(&key) {
+            total.keys.push(key);
         }
     }
 
-    /// The rows that a log amounts to; `incomplete` gets the keys of those that lack a value.
-    fn amount(
-        &self,
-        mut log: Vec<LogRow>,
-        repeated: &mut u64,
-        incomplete: &mut HashSet<u128>,
-    ) -> Vec<(u128, u128)> {
+    /// The rows that a log amounts to.
+    fn amount(&self, mut log: Vec<LogRow>, noted: &mut Noted) -> Vec<(u128, u128)> {
         log.retain(|row| row.order > self.ended);
         log.sort_unstable();
         match self.meaning {
@@ -100,12 +125,15 @@ impl Judge {
             Meaning::LastOfKey => {
                 let mut rows = Vec::with_capacity(log.len());
                 for versions in log.chunk_by(|a, b| a.key == b.key) {
-                    *repeated +=
-                        versions.windows(2).filter(|pair| pair[0].order == pair[1].order).count() as u64;
+                    let twice = versions.windows(2).filter(|pair| pair[0].order == pair[1].order).count();
+                    if twice > 0 {
+                        noted.repeated += twice as u64;
+                        noted.twice.push(versions[0].key);
+                    }
                     if let Some((row, complete)) = self.last(versions) {
                         rows.push((versions[0].key, row));
                         if !complete {
-                            incomplete.insert(versions[0].key);
+                            noted.lacking.insert(versions[0].key);
                         }
                     }
                 }
@@ -190,10 +218,15 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_lacks_a_value_waits_for_it() {
+    fn a_row_that_lacks_a_value_waits_for_it_if_it_comes() {
+        let judge = judge(Meaning::LastOfKey);
         let log = vec![row(1, 1, [Some(5), Some(6)]), delete(1, 2), row(1, 3, [Some(7), None])];
-        let found = compared(&judge(Meaning::LastOfKey), vec![source(1, [7, 6])], log);
-        assert_eq!((found.different, found.pending), (0, 1));
+        for (never, expected) in [(&[][..], (0, 1)), (&[1], (1, 0))] {
+            let mut found = compared(&judge, vec![source(1, [7, 6])], log.clone());
+            judge.count_lacking(never, &mut found);
+            assert_eq!((found.different, found.pending), expected);
+            assert_eq!(found.keys, never);
+        }
     }
 
     #[test]
@@ -211,7 +244,7 @@ mod tests {
     fn a_row_that_stands_twice_at_one_place_is_told() {
         let twice = vec![row(1, 2, [Some(1), Some(1)]), row(1, 2, [Some(1), Some(1)])];
         let keyed = compared(&judge(Meaning::LastOfKey), vec![source(1, [1, 1])], twice.clone());
-        assert_eq!((keyed.repeated, keyed.extra), (1, 0));
+        assert_eq!((keyed.repeated, keyed.extra, keyed.keys), (1, 0, vec![1]));
         let all = compared(&judge(Meaning::AllRows), vec![source(1, [1, 1])], twice);
         assert_eq!(all.extra, 1);
     }

@@ -7,11 +7,13 @@
 
 mod compare;
 mod digest;
+mod naming;
 mod partitions;
 mod records;
 mod source;
+mod unsent;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +34,7 @@ use crate::events::{Event, EventSink, as_text};
 use crate::evolution::{Evolution, evolution};
 use crate::options::Options;
 use compare::{Comparison, Judge};
-use digest::{Digester, shown_key};
+use digest::Digester;
 use partitions::Partitions;
 use records::{LogLayout, source_rows};
 
@@ -117,6 +119,8 @@ pub enum Difference {
     Extra,
     /// Both have it.
     Different,
+    /// Both have it, and the files have it more often.
+    Repeated,
 }
 
 impl AbstractDriver {
@@ -229,7 +233,9 @@ impl Verifier {
     ) -> Result<StreamVerification> {
         let last = match (log, &session.position) {
             (Some(log), Some(position)) => {
-                self.wait_for(log, position).await?;
+                if !self.wait_for(log, position).await? {
+                    return Err(behind());
+                }
                 Sequence::read(head.generation, session.sequence).order()
             }
             (Some(_), None) => return Err(Error::bug("a view of a place in the log has no position")),
@@ -240,7 +246,7 @@ impl Verifier {
         let widest = LogLayout { columns: self.stream.schema.columns.len(), by_column: true }.width();
         let parts = Partitions::parts(head.rows * widest as u64, room / PART_SHARE);
         let digester = Arc::new(Digester::new(&self.stream.schema, &self.stream.key)?);
-        let mut log = self.read_log(&extent, &digester, parts).await?;
+        let mut rows = self.read_log(&extent, &digester, parts).await?;
         let mut source = Partitions::new(parts, room);
         self.read_source(session, &digester, &mut source).await?;
         let mut pending = Partitions::new(parts, room / PART_SHARE);
@@ -249,17 +255,19 @@ impl Verifier {
         }
         let judge = Judge {
             meaning: definition.meaning(),
-            ended: log.ended,
+            ended: rows.ended,
             nulls: digester.nulls(&self.stream.schema)?,
             most_keys: self.options.most_keys,
         };
         let mut found = Comparison::default();
         for part in 0..parts {
-            let (ours, theirs) = (source.take(part)?, log.parts.take(part)?);
+            let (ours, theirs) = (source.take(part)?, rows.parts.take(part)?);
             let waiting: HashSet<u128> =
                 source_rows(&pending.take(part)?).into_iter().map(|(key, _)| key).collect();
-            judge.compare(source_rows(&ours), log.layout.rows(&theirs), &waiting, &mut found);
+            judge.compare(source_rows(&ours), rows.layout.rows(&theirs), &waiting, &mut found);
         }
+        let never = self.never_sent(log, &extent, &digester, &found.lacking).await?;
+        judge.count_lacking(&never, &mut found);
         let keys = match self.stream.key.is_empty() || found.keys.is_empty() {
             true => Vec::new(),
             false => self.name(session, &extent, &judge, &digester, &found.keys).await?,
@@ -281,7 +289,7 @@ impl Verifier {
         keys.retain(|key| match key.what {
             Difference::Missing => missing > 0,
             Difference::Extra => extra > 0,
-            Difference::Different => true,
+            Difference::Different | Difference::Repeated => true,
         });
         StreamVerification {
             stream: self.stream.id.clone(),
@@ -299,8 +307,8 @@ impl Verifier {
         }
     }
 
-    /// Waits until everything before a place in the log is committed.
-    async fn wait_for(&self, log: &dyn CdcDriver, until: &Position) -> Result<()> {
+    /// Waits until everything before a place in the log is committed; whether it is in time.
+    async fn wait_for(&self, log: &dyn CdcDriver, until: &Position) -> Result<bool> {
         let deadline = Instant::now() + self.options.wait;
         let (mut asked, mut told) = (false, false);
         loop {
@@ -316,22 +324,18 @@ impl Verifier {
                 .filter(|own| log.compare(own, &global.position) == Some(std::cmp::Ordering::Greater));
             let committed = own.as_ref().unwrap_or(&global.position);
             if log.compare(committed, until) != Some(std::cmp::Ordering::Less) {
-                return Ok(());
+                return Ok(true);
             }
             let late = Instant::now() >= deadline;
             // What a slot would send is not asked for again and again: it may be much.
             if (!asked || late)
                 && log.has_pending(&self.stream.id, &global.position, committed, until).await? == Some(false)
             {
-                return Ok(());
+                return Ok(true);
             }
             asked = true;
             if late {
-                return Err(Error::new(
-                    ErrorKind::Source,
-                    "changes wait in the source's log that no sync has committed yet",
-                )
-                .hint("run `lakeward sync` and verify again; while the source is written to, leave `lakeward sync --follow` running beside it"));
+                return Ok(false);
             }
             if !std::mem::replace(&mut told, true) {
                 self.events.event(&Event::Warning {
@@ -448,82 +452,13 @@ impl Verifier {
             }
         }
     }
-
-    /// Looks the rows of some keys up again, to name them and the columns in which they differ.
-    async fn name(
-        &self,
-        session: &Session,
-        extent: &Extent,
-        judge: &Judge,
-        digester: &Arc<Digester>,
-        keys: &[u128],
-    ) -> Result<Vec<KeyDifference>> {
-        let wanted: Arc<HashSet<u128>> = Arc::new(keys.iter().copied().collect());
-        let source = self.find_in_source(session, digester, wanted.clone()).await?;
-        let key = &self.stream.key;
-        let log: HashMap<u128, Vec<Version>> = self
-            .each_reading(
-                extent,
-                |_| HashMap::new(),
-                |found: &mut HashMap<u128, Vec<Version>>, rows| {
-                    let digests = digester.digests(rows.values.columns(), rows.values.num_rows())?;
-                    for row in (0..rows.values.num_rows()).filter(|row| wanted.contains(&digests.keys[*row]))
-                    {
-                        let (op, order) = (rows.op(row), rows.order(row)?);
-                        if op == Op::Truncate.as_str() || order > extent.last || order <= judge.ended {
-                            continue;
-                        }
-                        let unchanged = rows.unchanged(row);
-                        let values = digests.row(row).zip(&self.stream.schema.columns);
-                        found.entry(digests.keys[row]).or_default().push(Version {
-                            order,
-                            deleted: op == Op::Delete.as_str(),
-                            shown: shown_key(&rows.values, key, row),
-                            values: values
-                                .map(|(value, column)| {
-                                    (!unchanged.contains(column.name.as_str())).then_some(value)
-                                })
-                                .collect(),
-                        });
-                    }
-                    Ok(())
-                },
-            )
-            .await?;
-        let named = keys.iter().filter_map(|key| self.difference(source.get(key), log.get(key).cloned()));
-        Ok(named.collect())
-    }
-
-    fn difference(&self, source: Option<&source::Found>, log: Option<Vec<Version>>) -> Option<KeyDifference> {
-        let mut versions = log.unwrap_or_default();
-        versions.sort_by_key(|version| version.order);
-        let last = versions.last().filter(|last| !last.deleted);
-        let difference = |key: &[(String, String)], what, columns| {
-            Some(KeyDifference { key: key.to_vec(), what, columns })
-        };
-        match (source, last) {
-            (None, None) => None,
-            (Some(source), None) => difference(&source.shown, Difference::Missing, Vec::new()),
-            (None, Some(last)) => difference(&last.shown, Difference::Extra, Vec::new()),
-            (Some(source), Some(last)) => {
-                let sent = |column: usize| versions.iter().rev().find_map(|version| version.values[column]);
-                let columns = (0..last.values.len())
-                    .filter(|column| sent(*column) != Some(source.values[*column]))
-                    .map(|column| self.stream.schema.columns[column].name.clone())
-                    .collect();
-                difference(&source.shown, Difference::Different, columns)
-            }
-        }
-    }
 }
 
-/// A row of the log whose key differs.
-#[derive(Debug, Clone)]
-struct Version {
-    order: u128,
-    deleted: bool,
-    shown: Vec<(String, String)>,
-    values: Vec<Option<u64>>,
+fn behind() -> Error {
+    Error::new(ErrorKind::Source, "changes wait in the source's log that no sync has committed yet").hint(
+        "run `lakeward sync` and verify again; while the source is written to, leave `lakeward sync --follow` running \
+         beside it",
+    )
 }
 
 /// A batch as [`Destination::rows`] gives it.

@@ -109,7 +109,11 @@ pub(crate) async fn prepare(
                 OnSlotLost::Error => {
                     return Err(Error::new(ErrorKind::Source, format!("changes since {lsn} are lost: {reason}"))
                         .at("slot", &names.slot)
-                        .hint("set replication.on_slot_lost to \"resnapshot\" to read all tables again and keep their history"));
+                        .hint(
+                            "set replication.on_slot_lost to \"resnapshot\" to read all tables again and keep their history; \
+                             where only the state is older than the slot, `lakeward state rebuild` makes it anew (its \
+                             --accept-slot says that nothing was committed in between)",
+                        ));
                 }
                 OnSlotLost::Resnapshot => {
                     tracing::warn!(slot = names.slot, reason, "changes are lost: all tables are read again");

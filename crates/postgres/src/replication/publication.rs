@@ -290,7 +290,8 @@ fn drop_statement(member: &Member) -> String {
     format!("ALTER PUBLICATION {} DROP TABLE {table}", sql::ident(&member.publication))
 }
 
-/// Lets a stream join its publication and returns its place. It is committed when this returns.
+/// Lets a stream join its publication and returns its place. It is committed when this returns. `None` where the table
+/// was made anew meanwhile.
 ///
 /// # Errors
 /// `Source` where publishing would make the application's own statements fail, or where somebody else has to do
@@ -301,7 +302,8 @@ pub(crate) async fn join(
     names: &Names,
     stream: &ConfiguredStream,
     manage: bool,
-) -> Result<String> {
+) -> Result<Option<String>> {
+    connection.run(sql::AT_ONE_MOMENT).await?;
     let found = connection
         .rows(
             "SELECT c.oid, c.relkind = 'p' FROM pg_catalog.pg_class c \
@@ -315,6 +317,7 @@ pub(crate) async fn join(
     };
     let (oid, partitioned): (u32, bool) = (row.get(0), row.get(1));
     let keys = log_keys(connection, version, &[oid], |_| Vec::new()).await?;
+    connection.run("COMMIT").await?;
     match keys.get(&oid) {
         Some(LogKey::Columns(_)) => {}
         Some(LogKey::Unfit { .. }) if stream.insert_only => {}
@@ -346,7 +349,7 @@ pub(crate) async fn join(
         }
     }
     if let Some(member) = member(&before, names, stream) {
-        return Ok(member.place(names));
+        return Ok(Some(member.place(names)));
     }
     if !manage {
         return Err(Error::new(ErrorKind::Source, "the table is not in the publication")
@@ -359,7 +362,5 @@ pub(crate) async fn join(
         error.at("publication", &publication).at("stream", &stream.id).hint(hint)
     })?;
     let after = members(connection, names).await?;
-    member(&after, names, stream)
-        .map(|member| member.place(names))
-        .ok_or_else(|| Error::bug("a table joined a publication and is not in it").at("stream", &stream.id))
+    Ok(member(&after, names, stream).map(|member| member.place(names)))
 }

@@ -16,6 +16,8 @@ use crate::{sql, wire};
 const LINGERING: Duration = Duration::from_secs(10);
 /// How long a query that was cancelled may take to end.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// How long others wait for a lock of ours, at most, while a slot is made.
+const GIVE_WAY: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(200);
 /// Standbys take slots over from here on.
 const FAILOVER_VERSION: u32 = 17;
@@ -189,14 +191,15 @@ pub(crate) async fn create(connector: &Connector, name: &str) -> Result<Lsn> {
     let version = connector.version().await?;
     let connection = connector.connect().await?;
     connection.run("SET lock_timeout = 0").await?;
-    let pid: i32 = connection.row("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let pid = connection.pid().await?;
     let recovery: bool = connection.row("SELECT pg_is_in_recovery()", &[]).await?.get(0);
     let sql = format!(
         "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{})",
         sql::literal(name),
         if version >= FAILOVER_VERSION && !recovery { ", failover => true" } else { "" }
     );
-    let rows = within(connector, pid, connection.long_rows(&sql)).await.map_err(|e| e.at("slot", name))?;
+    let making = within(connector, pid, None, connection.long_rows(&sql));
+    let rows = making.await.map_err(|error| error.at("slot", name))?.unwrap_or_default();
     rows.first().ok_or_else(|| Error::bug("a slot was made and is nowhere"))?.get::<_, &str>(0).parse()
 }
 
@@ -219,8 +222,9 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes a snapshot at a place in the log.
-    pub(crate) async fn take(connector: &Connector) -> Result<Self> {
+    /// Takes a snapshot at a place in the log. `None` where somebody waits for the locks of `holder`, a process of ours,
+    /// meanwhile.
+    pub(crate) async fn take(connector: &Connector, holder: i32) -> Result<Option<Self>> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let moment = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let name = format!(
@@ -238,10 +242,13 @@ impl Snapshot {
             let rows = session.query_rows(&sql)?;
             Ok((session, rows))
         });
-        let (session, rows) = within(connector, handle.process_id(), making).await?;
+        let Some((session, rows)) = within(connector, handle.process_id(), Some(holder), making).await?
+        else {
+            return Ok(None);
+        };
         let text = |index: usize| rows.first().and_then(|row| row.get(index)?.clone());
         match (text(1), text(2)) {
-            (Some(lsn), Some(name)) => Ok(Self { lsn: lsn.parse()?, name, session }),
+            (Some(lsn), Some(name)) => Ok(Some(Self { lsn: lsn.parse()?, name, session })),
             _ => Err(Error::bug("a slot was made without a snapshot")),
         }
     }
@@ -274,28 +281,59 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .or_fail(ErrorKind::Bug, || "a blocking task did not end by itself".to_owned())?
 }
 
-/// Waits for a slot to be made, which waits for every transaction that is running, and says whose they are when
-/// that takes longer than a lock may.
-async fn within<T>(connector: &Connector, pid: i32, work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Waits for process `pid` to make a slot, which waits for every transaction that is running, and says whose they are
+/// when that takes longer than a lock may.
+///
+/// `None` where one of those may wait for `holder`: neither would ever end, and the server sees no deadlock, because it
+/// does not know that the one waits for the other.
+async fn within<T>(
+    connector: &Connector,
+    pid: i32,
+    holder: Option<i32>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<Option<T>> {
     let limit = connector.settings().lock_timeout;
-    if limit.is_zero() {
-        return work.await;
-    }
     tokio::pin!(work);
-    if let Ok(result) = tokio::time::timeout(limit, &mut work).await {
-        return result;
-    }
-    let connection = connector.connect().await?;
+    let began = Instant::now();
+    let connection = loop {
+        if let Ok(result) = tokio::time::timeout(GIVE_WAY, &mut work).await {
+            return result.map(Some);
+        }
+        let connection = connector.connect().await?;
+        if let Some(holder) = holder
+            && in_the_way(&connection, holder).await?
+        {
+            cancel(&connection, pid, work).await?;
+            connector.rest(connection);
+            return Ok(None);
+        }
+        if !limit.is_zero() && began.elapsed() > limit {
+            break connection;
+        }
+        connector.rest(connection);
+    };
     let blockers = blockers(&connection, pid).await.unwrap_or_default();
-    // What it has of the slot goes with the query.
-    connection.rows("SELECT pg_cancel_backend($1)", &[&pid]).await?;
-    let _ = tokio::time::timeout(GOODBYE, work).await;
+    cancel(&connection, pid, work).await?;
     let who = if blockers.is_empty() { "running transactions".to_owned() } else { blockers.join(", ") };
     Err(Error::new(
         ErrorKind::Connection,
         format!("a replication slot could not be made in time: it waits for {who}"),
     )
     .hint("end those transactions (SELECT pg_terminate_backend(pid)), or raise lock_timeout in the config"))
+}
+
+/// Ends the making of a slot. What there is of it goes with the query.
+async fn cancel<T>(connection: &Connection, pid: i32, work: impl Future<Output = T>) -> Result<()> {
+    connection.rows("SELECT pg_cancel_backend($1)", &[&pid]).await?;
+    let _ = tokio::time::timeout(GOODBYE, work).await;
+    Ok(())
+}
+
+/// Whether somebody waits for a lock of this process.
+async fn in_the_way(connection: &Connection, pid: i32) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l \
+        WHERE NOT l.granted AND $1 = ANY (pg_catalog.pg_blocking_pids(l.pid)))";
+    Ok(connection.row(sql, &[&pid]).await?.get(0))
 }
 
 /// Transactions that a slot waits for.

@@ -22,7 +22,7 @@ use super::publication::{self, GENERATED_VERSION};
 use super::slot::Place;
 use crate::connect::{Connection, Connector};
 use crate::decode::WireColumn;
-use crate::schema::{Depth, Described, describe};
+use crate::schema::{Described, describe};
 use crate::sql;
 
 /// How long a table that is being altered is waited for.
@@ -133,7 +133,8 @@ impl Tables {
         let streams: Vec<_> = streams.collect();
         let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id.clone()).collect();
         let read_at = quiet(&connection, &ids).await?;
-        let mut found: HashMap<StreamId, Described> = describe(connector, &connection, &ids, Depth::Read)
+        connection.run(sql::AT_ONE_MOMENT).await?;
+        let mut found: HashMap<StreamId, Described> = describe(connector, &connection, &ids)
             .await?
             .into_iter()
             .map(|described| (described.relation.id.clone(), described))
@@ -155,6 +156,7 @@ impl Tables {
                 by_oid.entry(oid).or_insert((table, Part::Partition));
             }
         }
+        connection.run("COMMIT").await?;
         let publications = vec![names.publication_for(false), names.publication_for(true)];
         let mut loaded = Self {
             tables,
