@@ -14,23 +14,9 @@ on_both!(f06_a_standby_without_the_slot_stops_the_run, super::without_slot);
 const CREATE: &str =
     "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 1000) g";
 
-/// Waits until a query says `t`.
-async fn until(db: &TestDatabase, sql: &str) {
-    let start = Instant::now();
-    while db.value(sql).await.unwrap().as_deref() != Some("t") {
-        assert!(start.elapsed() < Duration::from_secs(60), "it takes too long: {sql}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn caught_up(primary: &TestDatabase, standby: &TestDatabase) {
-    let end = primary.value("SELECT pg_current_wal_insert_lsn()").await.unwrap().unwrap();
-    until(standby, &format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")).await;
-}
-
 async fn promote(standby: &PrivateServer, db: &TestDatabase) {
     assert_eq!(db.value("SELECT pg_promote()").await.unwrap().as_deref(), Some("t"));
-    until(db, "SELECT NOT pg_is_in_recovery()").await;
+    db.until("SELECT NOT pg_is_in_recovery()").await.unwrap();
     // The snapshot of a slot waits for what is running.
     standby.set_conf("hot_standby_feedback", "off").await.unwrap();
 }
@@ -50,7 +36,7 @@ async fn without_slot(version: Version) {
     scene.sync().await;
     let replica = TestDatabase::existing(standby.server(), scene.db.name());
     scene.sql("UPDATE t SET n = -1 WHERE id < 100; DELETE FROM t WHERE id = 500").await;
-    caught_up(&scene.db, &replica).await;
+    replica.catch_up_with(&scene.db).await.unwrap();
     primary.stop(Stop::Immediate).await.unwrap();
     promote(&standby, &replica).await;
     let scene = go_over(scene, &standby).await;
@@ -119,7 +105,7 @@ async fn f06_a_failover_slot_goes_on_at_the_standby() {
     scene.sql("UPDATE t SET id = id + 10000 WHERE id < 20").await;
     scene.sync().await;
     scene.sql("UPDATE t SET n = -1 WHERE id < 100; DELETE FROM t WHERE id = 500").await;
-    caught_up(&scene.db, &replica).await;
+    replica.catch_up_with(&scene.db).await.unwrap();
     primary.stop(Stop::Immediate).await.unwrap();
     promote(&standby, &replica).await;
     let scene = go_over(scene, &standby).await;
@@ -141,7 +127,7 @@ async fn f06_a_failover_slot_goes_on_at_the_standby() {
         scene.sql("UPDATE t SET n = n + 1 WHERE id = 1").await;
         scene.sync().await;
     }
-    caught_up(&scene.db, &replica).await;
+    replica.catch_up_with(&scene.db).await.unwrap();
     second.stop(Stop::Fast).await.unwrap();
     scene.sql("UPDATE t SET n = -3 WHERE id = 800; INSERT INTO t VALUES (6000, 1)").await;
     scene.sync().await;

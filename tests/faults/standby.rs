@@ -1,6 +1,6 @@
 //! Reading from a hot standby.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::PrivateServer;
@@ -12,17 +12,6 @@ use crate::scene::{How, Scene, TABLE, database};
 
 on_both!(f24_read_from_a_hot_standby, super::hot_standby);
 
-/// Waits until the standby has what the primary has.
-async fn caught_up(primary: &TestDatabase, standby: &TestDatabase) {
-    let end = primary.value("SELECT pg_current_wal_flush_lsn()").await.unwrap().unwrap();
-    let start = Instant::now();
-    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
-    while standby.value(&replayed).await.unwrap().as_deref() != Some("t") {
-        assert!(start.elapsed() < Duration::from_secs(60), "the standby does not catch up");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 async fn hot_standby(version: Version) {
     let primary = PrivateServer::start_new(version).await.unwrap();
     let db = database(primary.server(), 40_000, How::FullRefresh).await;
@@ -31,7 +20,7 @@ async fn hot_standby(version: Version) {
     let replica = TestDatabase::existing(standby.server(), db.name());
     assert_eq!(replica.value("SELECT pg_is_in_recovery()").await.unwrap().as_deref(), Some("t"));
     let scene = Scene::over(db, How::FullRefresh).await;
-    caught_up(&scene.db, &replica).await;
+    replica.catch_up_with(&scene.db).await.unwrap();
 
     // Without any conflict.
     scene.source(json!({ "port": standby.port() }));
@@ -48,7 +37,7 @@ async fn hot_standby(version: Version) {
     scene.db.execute(&format!("UPDATE {TABLE} SET version = version + 1 WHERE id % 3 = 0")).await.unwrap();
     scene.db.execute(&format!("DELETE FROM {TABLE} WHERE id % 7 = 0")).await.unwrap();
     scene.db.execute(&format!("VACUUM {TABLE}")).await.unwrap();
-    caught_up(&scene.db, &replica).await;
+    replica.catch_up_with(&scene.db).await.unwrap();
     proxy.throttle(None);
     let output = run.wait_timeout(Duration::from_secs(120)).await.unwrap();
     output.assert_ok();
@@ -64,7 +53,7 @@ async fn hot_standby(version: Version) {
     scene.wait_for_chunks(&mut run, 5).await;
     assert_eq!(run.kill9().await.unwrap().signal, Some(9));
     scene.db.execute(&format!("UPDATE {TABLE} SET note = repeat('s', 500) WHERE id % 11 = 0")).await.unwrap();
-    caught_up(&scene.db, &replica).await;
+    replica.catch_up_with(&scene.db).await.unwrap();
     proxy.throttle(None);
     scene.sync(&[]).await.assert_ok();
     scene.assert_exact().await;

@@ -276,16 +276,45 @@ pub(crate) struct SyncArgs {
     pub(crate) limits: LimitArgs,
 }
 
+/// How much memory a command may take.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct MemoryArg {
+    /// Resident memory of the whole process
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit)]
+    pub(crate) memory_limit: u64,
+}
+
+/// How a command may read.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct ReadArgs {
+    /// Memory.
+    #[command(flatten)]
+    pub(crate) memory: MemoryArg,
+    /// Connections that read at once [default: what the source's config says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_connections: Option<u16>,
+}
+
+impl ReadArgs {
+    /// The engine's options for these limits.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            memory_limit: self.memory.memory_limit,
+            max_connections: self.max_connections.map(usize::from),
+            ..Options::default()
+        }
+    }
+}
+
 /// What a run may use.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// Resident memory of the whole process
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit)]
-    pub(crate) memory_limit: u64,
-    /// Connections that read at once [default: what the source's config says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) max_connections: Option<u16>,
+    /// Memory and connections.
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
     /// Bytes at the source that a chunk of a backfill has, about
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
     pub(crate) chunk_size: u64,
@@ -301,13 +330,11 @@ impl LimitArgs {
     /// The engine's options for these limits.
     pub(crate) fn options(&self, follow: bool) -> Options {
         Options {
-            memory_limit: self.memory_limit,
-            max_connections: self.max_connections.map(usize::from),
             chunk_bytes: self.chunk_size,
             cdc_mode: self.cdc_mode.map(ChangeMode::from),
             checkpoint_interval: self.checkpoint_interval,
             follow,
-            ..Options::default()
+            ..self.reading.options()
         }
     }
 }
@@ -420,12 +447,9 @@ pub(crate) struct VerifyArgs {
     /// How the result is written
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
-    /// Resident memory of the whole process; what does not fit goes to files in TMPDIR
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit, help_heading = "Limits")]
-    pub(crate) memory_limit: u64,
-    /// Connections that read at once [default: what the source's config says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Limits")]
-    pub(crate) max_connections: Option<u16>,
+    /// What it may use.
+    #[command(flatten)]
+    pub(crate) limits: ReadArgs,
 }
 
 /// `lakeward compact`
@@ -443,9 +467,9 @@ pub(crate) struct CompactArgs {
     /// How the result is written
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
-    /// Resident memory of the whole process
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit, help_heading = "Limits")]
-    pub(crate) memory_limit: u64,
+    /// What it may use.
+    #[command(flatten)]
+    pub(crate) limits: MemoryArg,
 }
 
 /// `lakeward bench`
@@ -490,12 +514,9 @@ pub(crate) struct ChunkSizeArgs {
     /// The directory that gets all figures as JSON, and a plot for each stream
     #[arg(long, value_name = "DIR", default_value = "lakeward-bench")]
     pub(crate) output: PathBuf,
-    /// Resident memory of each run
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory_limit, help_heading = "Limits")]
-    pub(crate) memory_limit: u64,
-    /// Connections that read at once [default: what the source's config says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Limits")]
-    pub(crate) max_connections: Option<u16>,
+    /// What each run may use.
+    #[command(flatten)]
+    pub(crate) limits: ReadArgs,
 }
 
 /// `lakeward bench run`

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -193,6 +193,23 @@ impl TestDatabase {
             }
         }
         bail!("no row from: {}", shortened(sql))
+    }
+
+    /// Waits up to a minute until a query says `t`.
+    pub async fn until(&self, sql: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.value(sql).await?.as_deref() != Some("t") {
+            ensure!(Instant::now() < deadline, "it takes too long: {sql}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until this standby has all that the primary has.
+    pub async fn catch_up_with(&self, primary: &TestDatabase) -> Result<()> {
+        let end =
+            primary.value("SELECT pg_current_wal_insert_lsn()").await?.context("a primary without a log")?;
+        self.until(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")).await
     }
 
     /// Runs a script by `psql`, with its `\` commands, each statement in its own transaction.

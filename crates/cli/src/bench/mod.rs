@@ -132,7 +132,8 @@ struct StreamBench<'a> {
 impl StreamBench<'_> {
     async fn measure(&self, wanted: &[u64]) -> Result<StreamReport> {
         let args = self.runner.args;
-        let readers = args.max_connections.map_or_else(|| self.driver.max_connections(), usize::from).max(1);
+        let readers =
+            args.limits.max_connections.map_or_else(|| self.driver.max_connections(), usize::from).max(1);
         let Cuts { cuts, bytes, left_out } =
             until_cancelled(self.runner.cancel, self.cuts(wanted, readers)).await?;
         for note in left_out {

@@ -65,7 +65,7 @@ impl Report {
             machine: Machine::now(),
             destination,
             runs: args.runs,
-            limits: json!({ "memory_limit": args.memory_limit, "max_connections": args.max_connections }),
+            limits: json!({ "memory_limit": args.limits.memory.memory_limit, "max_connections": args.limits.max_connections }),
             streams: Vec::new(),
         }
     }

@@ -151,8 +151,8 @@ impl Runner<'_> {
         command.arg("--streams").arg(pipeline.streams());
         command.arg("--state").arg(pipeline.state());
         command.args(["--chunk-size", &chunk_bytes.to_string()]);
-        command.args(["--memory-limit", &self.args.memory_limit.to_string()]);
-        if let Some(connections) = self.args.max_connections {
+        command.args(["--memory-limit", &self.args.limits.memory.memory_limit.to_string()]);
+        if let Some(connections) = self.args.limits.max_connections {
             command.args(["--max-connections", &connections.to_string()]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -21,7 +21,7 @@ pub(crate) async fn run(args: &CompactArgs, console: &Console) -> Result<ExitCod
     let streams = selected::choose(&catalog, &args.names)?;
     let destination = config::destination(&args.destination.destination)?;
     let store = StateStore::open(args.streams.state()).map_err(by_whoever_follows)?;
-    let options = Options { memory_limit: args.memory_limit, ..Options::default() };
+    let options = Options { memory_limit: args.limits.memory_limit, ..Options::default() };
     let sink = progress::sink(console);
     let work = AbstractDriver::compact(destination, store, &streams, &options, sink.clone());
     let outcome = stop_on_signal(console, options.cancel.clone(), work).await;

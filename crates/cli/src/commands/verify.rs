@@ -1,9 +1,7 @@
 //! `lakeward verify`: whether the files hold what the source does.
 
 use lakeward_core::{Error, ErrorKind, Result, StreamId};
-use lakeward_engine::{
-    AbstractDriver, Difference, KeyDifference, Options, StreamVerification, VerifyOptions,
-};
+use lakeward_engine::{AbstractDriver, Difference, KeyDifference, StreamVerification, VerifyOptions};
 use serde_json::{Value, json};
 
 use crate::args::{OutputFormat, VerifyArgs};
@@ -27,15 +25,7 @@ pub(crate) async fn run(args: &VerifyArgs, console: &Console) -> Result<ExitCode
         selected::choose(&catalog, &args.names)?.into_iter().map(|(source, _)| source).collect();
     let driver = config::source(&args.source.config)?;
     let destination = config::destination(&args.destination.destination)?;
-    let options = VerifyOptions {
-        limits: Options {
-            memory_limit: args.memory_limit,
-            max_connections: args.max_connections.map(usize::from),
-            ..Options::default()
-        },
-        wait: args.wait,
-        most_keys: args.keys,
-    };
+    let options = VerifyOptions { limits: args.limits.options(), wait: args.wait, most_keys: args.keys };
     let sink = progress::sink(console);
     let state = args.streams.state();
     let verifying =

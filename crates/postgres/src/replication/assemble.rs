@@ -77,13 +77,13 @@ struct Row<'r, 'm> {
 impl<'m> Row<'_, 'm> {
     /// The value of a column of the stream; an unchanged one from the old row, where that is known.
     fn value(&self, column: usize) -> Value<'m> {
-        self.at(self.mapping.values[column], self.full || self.table.key.contains(&column))
+        self.at(self.mapping.values[column], || self.full || self.table.key.contains(&column))
     }
 
-    fn at(&self, place: Option<usize>, in_old: bool) -> Value<'m> {
+    fn at(&self, place: Option<usize>, in_old: impl FnOnce() -> bool) -> Value<'m> {
         let Some(place) = place else { return Value::Null };
         match self.new.get(place).copied().unwrap_or(Value::Null) {
-            Value::Unchanged if in_old => {
+            Value::Unchanged if in_old() => {
                 self.old.and_then(|old| old.get(place).copied()).unwrap_or(Value::Unchanged)
             }
             value => value,
@@ -112,7 +112,7 @@ impl<'m> Row<'_, 'm> {
     /// Whether the row passes the stream's filter; `None` where that hangs on a value that nobody knows here.
     fn passes(&self) -> Option<bool> {
         let Some(filter) = &self.table.filter else { return Some(true) };
-        filter.passes(|column| self.at(self.mapping.filter.get(column).copied().flatten(), self.full))
+        filter.passes(|column| self.at(self.mapping.filter.get(column).copied().flatten(), || self.full))
     }
 
     fn old_passes(&self) -> bool {
