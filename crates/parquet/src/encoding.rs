@@ -4,7 +4,7 @@
 //! values the dictionary stays on, with the delta encoding behind it should it overflow. Text keeps its dictionary
 //! unless its values hardly repeat. Row groups carry statistics, not pages, and text columns only where rows are
 //! likely to be sought by them: comparing all text takes a third of the encoder's time, and the least and greatest
-//! text of a million unsorted rows exclude nothing. `benches/encode.rs` measures the choices.
+//! text of a million unsorted rows exclude nothing. `cargo bench -p lakeward-bench --bench parquet` measures the choices.
 
 use std::collections::HashSet;
 use std::hash::Hash;
