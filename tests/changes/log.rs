@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use lakeward_testkit::on_both;
+use lakeward_testkit::reconcile::Options;
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
 use crate::followed::Followed;
 
+on_both!(a_publication_that_was_there_before_stays_whole, super::shared_publication);
 on_both!(f01_idle_tables_hold_nothing_back, super::idle);
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
 on_both!(f05_what_is_not_ours_is_not_taken, super::foreign);
@@ -200,6 +202,13 @@ async fn names(version: Version) {
     output.assert_code(4);
     assert!(output.stderr.contains("name another slot"), "{}", output.stderr);
     drop_slot(&scene).await;
+    // One that could be read is somebody's as well.
+    scene.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", slot("theirs"))).await;
+    let output = scene.run(&[]).await;
+    output.assert_code(4);
+    assert!(output.stderr.contains("not this pipeline's"), "{}", output.stderr);
+    assert_eq!(scene.slot("slot_name").await, Some(slot("theirs")));
+    drop_slot(&scene).await;
     // Nothing was made under the first names. Under the second ones publications are, but the slot waits in vain.
     let client = scene.db.client().await.unwrap();
     client.batch_execute("BEGIN; CREATE TABLE unfinished ()").await.unwrap();
@@ -266,4 +275,49 @@ async fn unmanaged(version: Version) {
         "SELECT string_agg(pubname || ': ' || tablename, ', ' ORDER BY tablename) FROM pg_publication_tables";
     let published = scene.value(published).await;
     assert_eq!(published, "Some \"one\": it's; t, Some \"one\": leaf, Some \"one\"_insert_only: log");
+    // Left out for a while it is published all the same, but nobody reads its changes: it comes back as a new one.
+    scene.project.deselect("parted").unwrap();
+    scene
+        .sql(
+            "INSERT INTO parted VALUES (6), (7); DELETE FROM parted WHERE id = 5; INSERT INTO log VALUES (8)",
+        )
+        .await;
+    scene.sync().await;
+    scene.project.select("parted", json!({ "sync_mode": "cdc" })).unwrap();
+    let output = scene.sync().await;
+    assert!(output.stderr.contains("not in the log all the time"), "{}", output.stderr);
+    scene.assert_same("parted").await;
+    scene.sql("UPDATE parted SET id = 9 WHERE id = 6").await;
+    scene.sync().await;
+    scene.assert_same("parted").await;
+    // In another mode for a while.
+    scene.project.select("parted", json!({ "sync_mode": "full_refresh" })).unwrap();
+    scene.sql("DELETE FROM parted WHERE id = 7; INSERT INTO log VALUES (9)").await;
+    scene.sync().await;
+    scene.assert_same_as("parted", &Options::full_refresh()).await;
+    scene.sql("INSERT INTO parted VALUES (10)").await;
+    scene.project.select("parted", json!({ "sync_mode": "cdc" })).unwrap();
+    scene.sync().await;
+    scene.assert_same("parted").await;
+}
+
+async fn shared_publication(version: Version) {
+    let create = format!(
+        "{SQL}; CREATE TABLE theirs (id int PRIMARY KEY); CREATE PUBLICATION shared FOR TABLE theirs"
+    );
+    let scene = Followed::new(&PgServer::shared(version), &create, &["t"]).await;
+    scene.source(json!({ "replication": { "publication": "shared" } }));
+    let tables = "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'shared'";
+    scene.sync().await;
+    scene.sql("INSERT INTO theirs VALUES (1)").await;
+    scene.sync().await;
+    assert_eq!(scene.value(tables).await, "t theirs");
+    scene.assert_same("t").await;
+    let output = scene.project.run(&["clear", "--log", "--yes"]).await.unwrap();
+    output.assert_ok();
+    assert!(output.stderr.contains("shared: it was there before"), "{}", output.stderr);
+    // What was made for the pipeline is gone.
+    assert_eq!(scene.slot("slot_name").await, None);
+    assert_eq!(scene.value("SELECT string_agg(pubname, ' ') FROM pg_publication").await, "shared");
+    assert_eq!(scene.value(tables).await, "t theirs");
 }

@@ -1,6 +1,6 @@
 //! [`AbstractDriver`]: one source, one destination, one state, and the operations on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use lakeward_core::{
 use lakeward_state::{State, StateStore};
 use tokio::sync::Semaphore;
 
-use crate::change_stream::LogRun;
+use crate::change_stream::{LogRun, let_go};
 use crate::commit::CommitPath;
 use crate::events::{Event, EventSink, Summary};
 use crate::options::Options;
@@ -130,11 +130,13 @@ impl AbstractDriver {
         let replicated = if gone.is_empty() { BTreeMap::new() } else { self.replicated()? };
         let mut summary = Summary::default();
         let mut remaining = catalog.clone();
-        let mut lost_followers = false;
+        let mut absent = BTreeSet::new();
         for (id, error) in gone {
             // One that was never there is a mistake in streams.json: nothing is begun. One that was is its own failure.
             let Some(mode) = replicated.get(&id).filter(|_| !streams.is_empty()) else { return Err(error) };
-            lost_followers |= mode.follows_log();
+            if mode.follows_log() {
+                absent.insert(id.clone());
+            }
             remaining.deselect(&id);
             summary.failures.push((id, error));
         }
@@ -157,7 +159,7 @@ impl AbstractDriver {
         });
         summary.failures.iter().for_each(|(id, error)| self.tell_failure(id, error));
         self.destination.make_room(&targets, &run).await?;
-        let heads = self.destination.heads().await?;
+        let mut heads: BTreeMap<_, _> = self.destination.heads().await?.into_iter().collect();
         let readers = self.options.reader_count(self.driver.as_ref());
         let budget = MemoryBudget::new(self.options.budget_bytes());
         let commits = Arc::new(CommitPath::new(
@@ -167,12 +169,19 @@ impl AbstractDriver {
             state,
             self.events.clone(),
         ));
+        let (followers, others): (Vec<_>, Vec<_>) =
+            streams.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
+        if !followers.is_empty() {
+            let kept =
+                followers.iter().map(|(stream, _)| stream.id.clone()).chain(absent.iter().cloned()).collect();
+            let_go(self.destination.as_ref(), &commits, &run, &mut heads, &kept).await?;
+        }
         let context = Arc::new(RunContext {
             driver: self.driver.clone(),
             destination: self.destination.clone(),
             commits: commits.clone(),
             events: self.events.clone(),
-            heads_found: Arc::new(heads.into_iter().collect()),
+            heads_found: Arc::new(heads),
             options: self.options.clone(),
             run,
             // One more than there are readers: a unit is finished and committed while the next one is read.
@@ -181,8 +190,6 @@ impl AbstractDriver {
             readers: Arc::new(Semaphore::new(readers)),
             reader_count: readers,
         });
-        let (followers, others): (Vec<_>, Vec<_>) =
-            streams.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
         let alone = others.into_iter().map(|(stream, offered)| {
             let id = stream.id.clone();
             let run = StreamRun::new(context.clone(), stream, offered.estimated_rows);
@@ -191,12 +198,12 @@ impl AbstractDriver {
         let alone = futures::stream::iter(alone).buffer_unordered(readers);
         let together = match followers.is_empty() {
             true => {
-                if !lost_followers {
+                if absent.is_empty() {
                     self.warn_of_idle_log(&commits);
                 }
                 None
             }
-            false => Some(LogRun::new(context.clone(), remaining, followers, lost_followers)?),
+            false => Some(LogRun::new(context.clone(), remaining, followers, !absent.is_empty())?),
         };
         let together = futures::stream::iter(together).then(|log| log.run());
         let mut running = pin!(futures::stream::select(alone, together));

@@ -182,6 +182,15 @@ impl Project {
         streams.iter().try_for_each(|&stream| self.select(stream, options.clone()))
     }
 
+    /// Takes a stream out of what is selected.
+    pub fn deselect(&self, stream: impl Into<StreamName>) -> Result<()> {
+        let (stream, mut file) = (stream.into(), self.read("streams.json")?);
+        let selected =
+            file["selected_streams"][&stream.namespace].as_array_mut().context("nothing is selected")?;
+        selected.retain(|entry| entry["stream_name"] != stream.name);
+        self.write("streams.json", &file)
+    }
+
     /// Runs `sync` to its end, with further arguments.
     pub async fn sync(&self, arguments: &[&str]) -> Result<Output> {
         self.run(&sync_arguments(arguments)).await

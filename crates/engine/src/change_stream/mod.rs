@@ -6,6 +6,7 @@
 //! generation, which its changes join as soon as its snapshot is taken.
 
 mod compaction;
+mod let_go;
 mod phases;
 mod reading;
 mod units;
@@ -21,6 +22,7 @@ use lakeward_core::{
 use tokio_util::sync::CancellationToken;
 
 use compaction::Compactor;
+pub(crate) use let_go::let_go;
 pub(crate) use phases::Phases;
 use reading::{ReadEnd, Reading};
 

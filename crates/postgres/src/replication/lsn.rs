@@ -76,6 +76,10 @@ pub(crate) struct LogPosition {
     /// not in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<Lsn>,
+    /// Publications under the pipeline's names that somebody else had made before: they stay when it lets go, and so do
+    /// the tables in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) found: Vec<String>,
 }
 
 impl LogPosition {

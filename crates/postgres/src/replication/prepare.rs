@@ -43,13 +43,21 @@ pub(crate) async fn intent(
 ) -> Result<LogPosition> {
     let settings = settings(connector);
     let wanted = names(&settings, pipeline);
-    let intended = LogPosition {
+    let mut intended = LogPosition {
         slot: Some(wanted.slot.clone()),
         publication: Some(wanted.publication.clone()),
         made: Some(false),
         ..LogPosition::default()
     };
-    let Some(saved) = saved else { return Ok(intended) };
+    let Some(saved) = saved else {
+        if settings.manage {
+            let connection = connector.connect().await?;
+            refuse_slot(connector, &connection, &wanted.slot).await?;
+            intended.found = publication::existing(&connection, &wanted).await?;
+            connector.rest(connection);
+        }
+        return Ok(intended);
+    };
     let known = saved.names()?;
     if saved.lsn.is_some() {
         // A config without names asks for no others.
@@ -71,12 +79,39 @@ pub(crate) async fn intent(
             return Err(renamed("slot", &known.slot, &wanted.slot));
         }
         if wanted.publication != known.publication
-            && !publication::existing(&connection, &known).await?.is_empty()
+            && publication::existing(&connection, &known)
+                .await?
+                .iter()
+                .any(|name| !saved.found.contains(name))
         {
             return Err(renamed("publication", &known.publication, &wanted.publication));
         }
+        if wanted.slot != known.slot {
+            refuse_slot(connector, &connection, &wanted.slot).await?;
+        }
+        // What an intent of ours names is ours.
+        intended.found = match wanted.publication == known.publication {
+            true => saved.found,
+            false => publication::existing(&connection, &wanted).await?,
+        };
+        connector.rest(connection);
+    } else {
+        intended.found = saved.found;
     }
     Ok(intended)
+}
+
+/// A slot that this pipeline did not make is somebody's place in the log: it is not dropped to be made anew.
+async fn refuse_slot(connector: &Connector, connection: &Connection, name: &str) -> Result<()> {
+    let Some(found) = slot::find(connection, name).await? else { return Ok(()) };
+    found.check_kind(name, &connector.settings().database)?;
+    Err(Error::new(ErrorKind::Source, "there is a slot of this name already, and it is not this pipeline's")
+        .at("slot", name)
+        .hint(format!(
+            "name another slot in replication.slot; or set replication.manage to false, to read on from where it \
+             stands; or, if nobody needs it: SELECT pg_drop_replication_slot({});",
+            crate::sql::literal(name)
+        )))
 }
 
 fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
@@ -127,7 +162,8 @@ pub(crate) async fn prepare(
     }
     let members = publication::members(&connection, &names).await?;
     if manage {
-        publication::detach(&connection, &names, &members, wanted.clone()).await?;
+        let ours = members.iter().filter(|member| !saved.found.contains(&member.publication));
+        publication::detach(&connection, &names, ours, wanted.clone()).await?;
     }
     let position = LogPosition {
         lsn: Some(position),
@@ -137,6 +173,7 @@ pub(crate) async fn prepare(
         system_identifier: Some(place.system_identifier),
         made: None,
         since: names.since,
+        found: saved.found.clone(),
     };
     Ok(Prepared {
         position: position.to_position(),
@@ -250,6 +287,9 @@ pub(crate) async fn clear(connector: &Connector, saved: &LogPosition) -> Result<
             Err(error) => kept.push(format!("slot {}: {}", names.slot, error.message())),
         },
     }
-    publication::drop(&connection, &names).await?;
+    publication::drop(&connection, &names, &saved.found).await?;
+    kept.extend(
+        saved.found.iter().map(|name| format!("publication {name}: it was there before the pipeline")),
+    );
     Ok(kept)
 }

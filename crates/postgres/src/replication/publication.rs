@@ -18,7 +18,7 @@ pub(crate) const GENERATED_VERSION: u32 = 18;
 /// A table's place in a publication.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    publication: String,
+    pub(crate) publication: String,
     pub(crate) id: StreamId,
     relation: u32,
     /// Its row in the catalog: another one if it left and came back. The publication's own if that is for all
@@ -137,9 +137,9 @@ fn published_table(id: &StreamId, partitioned: bool) -> String {
     format!("{only}{}", sql::qualified(&id.namespace, &id.name))
 }
 
-/// Drops the publications.
-pub(crate) async fn drop(connection: &Connection, names: &Names) -> Result<()> {
-    for (name, _) in both(names) {
+/// Drops the publications but for those that are kept.
+pub(crate) async fn drop(connection: &Connection, names: &Names, kept: &[String]) -> Result<()> {
+    for (name, _) in both(names).into_iter().filter(|(name, _)| !kept.contains(name)) {
         connection.run(&format!("DROP PUBLICATION IF EXISTS {}", sql::ident(&name))).await?;
     }
     Ok(())
@@ -267,13 +267,13 @@ pub(crate) async fn check<'a>(
 }
 
 /// Takes tables out that belong to no wanted stream.
-pub(crate) async fn detach<'a>(
+pub(crate) async fn detach<'a, 'm>(
     connection: &Connection,
     names: &Names,
-    members: &[Member],
+    members: impl Iterator<Item = &'m Member>,
     wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
 ) -> Result<()> {
-    for stray in members.iter().filter(|member| member.named) {
+    for stray in members.filter(|member| member.named) {
         let kept = wanted.clone().any(|stream| {
             stream.id == stray.id && names.publication_for(stream.insert_only) == stray.publication
         });
