@@ -21,6 +21,9 @@ on_both!(follows_until_it_is_stopped, super::follow);
 on_both!(strict_cdc_reads_no_rows, super::strict);
 on_both!(a_stream_keeps_its_name_at_the_destination, super::renamed);
 
+/// Transactions that are written while a stream is handed over.
+const ENOUGH: u64 = 100;
+
 async fn under_writers(version: Version, mode: &str) {
     let seed = seed();
     let churn = Churn { ddl: false, ..Churn::new(seed, 60) };
@@ -28,13 +31,15 @@ async fn under_writers(version: Version, mode: &str) {
     churn.create_tables(&db).await.unwrap();
     let scene = Followed::over(db, json!({}), &TABLES).await;
     let writers = churn.start(&scene.db).await.unwrap();
-    // Many chunks; then what the log says; then nothing but the log.
-    for _ in 0..3 {
+    // Many chunks; then what the log says; then nothing but the log, for as long as it takes until that is much.
+    let mut runs = 0;
+    while runs < 3 || runs < 100 && writers.committed() <= ENOUGH {
+        runs += 1;
         scene.run(&["--cdc-mode", mode, "--chunk-size", "128KiB"]).await.assert_ok();
         scene.assert_nothing_forgotten_early().await;
     }
     let committed = writers.stop().await.unwrap();
-    assert!(committed > 50, "only {committed} transactions were written");
+    assert!(committed > ENOUGH, "only {committed} transactions were written");
     scene.run(&["--cdc-mode", mode]).await.assert_ok();
     for table in TABLES {
         let report = scene.assert_same(table).await;

@@ -19,14 +19,14 @@ RESULTS = host.PROJECT / "benches" / "results"
 QUICK_RESULTS = host.TARGET / "bench" / "quick"
 # What is compared of two runs.
 FIGURES = ("seconds", "cpu_seconds", "peak_rss_bytes")
-SAMPLE_EVERY = 0.1
+SAMPLE_EVERY = 0.05
 
 
 class Run(NamedTuple):
     """One run of a program. CPU and memory are its own, without the server's. CPU is the program's and that of all
     processes it waited for. Memory is the most that it had resident at any time, as the kernel says; where it starts
-    processes it is the greatest sum of all of them, if that is more, looked at every tenth of a second, with pages
-    that they share counted for each."""
+    processes it is the greatest sum of all of them, if that is more, looked at twenty times a second, with pages that
+    they share counted for each."""
 
     seconds: float
     cpu_seconds: float
@@ -65,9 +65,11 @@ def run(command, **options):
         words = said.read().decode(errors="replace")
     if child.returncode != 0:
         raise host.Failure(f"`{' '.join(command)}` ended with {child.returncode}:\n{words[-2000:]}")
-    # Linux counts ru_maxrss in KiB, and it is of the largest process alone.
-    peak = max(usage.ru_maxrss * 1024, watched.peak_bytes)
-    return Run(seconds, usage.ru_utime + usage.ru_stime, peak, words)
+    # Linux counts ru_maxrss in KiB, and it is of the largest process alone. What this process had when it started the
+    # other counts in it: up to there the program's own mark is what is known.
+    told = usage.ru_maxrss * 1024
+    own = told if told > high_water(os.getpid()) else watched.high_water or told
+    return Run(seconds, usage.ru_utime + usage.ru_stime, max(own, watched.peak_bytes), words)
 
 
 class Family(threading.Thread):
@@ -75,11 +77,12 @@ class Family(threading.Thread):
 
     def __init__(self, pid):
         super().__init__(daemon=True)
-        self.pid, self.peak_bytes, self.ended = pid, 0, threading.Event()
+        self.pid, self.peak_bytes, self.high_water, self.ended = pid, 0, 0, threading.Event()
         self.start()
 
     def run(self):
         while not self.ended.wait(SAMPLE_EVERY):
+            self.high_water = max(self.high_water, high_water(self.pid))
             members = family(self.pid)
             if len(members) > 1:
                 self.peak_bytes = max(self.peak_bytes, sum(resident(pid) for pid in members))
@@ -100,6 +103,15 @@ def family(pid):
             continue
         members += [int(child) for child in " ".join(lists).split()]
     return members
+
+
+def high_water(pid):
+    """The most bytes of memory that a process has had since it became its program, or none where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
 
 
 def resident(pid):
