@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::Options;
-use lakeward_testkit::server::{PgServer, Version};
+use lakeward_testkit::server::{PgServer, TestDatabase, Version};
 use serde_json::json;
 
 use crate::followed::Followed;
 
+on_both!(two_pipelines_share_a_destination, super::two_pipelines);
 on_both!(a_publication_that_was_there_before_stays_whole, super::shared_publication);
 on_both!(f01_idle_tables_hold_nothing_back, super::idle);
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
@@ -297,8 +298,39 @@ async fn unmanaged(version: Version) {
     scene.assert_same_as("parted", &Options::full_refresh()).await;
     scene.sql("INSERT INTO parted VALUES (10)").await;
     scene.project.select("parted", json!({ "sync_mode": "cdc" })).unwrap();
+    let early = scene.project.run(&["verify", "public.parted"]).await.unwrap();
+    assert_ne!(early.code, Some(5), "a stream that nobody followed was compared:\n{}", early.stderr);
     scene.sync().await;
     scene.assert_same("parted").await;
+    // What is theirs stays theirs when the pipeline may manage it.
+    scene.source(json!({
+        "schemas": ["public", "Odd \"one\""], "replication": { "slot": slot, "publication": "Some \"one\"" }
+    }));
+    scene.project.deselect("log").unwrap();
+    scene.sync().await;
+    let output = scene.project.run(&["clear", "--log", "--yes"]).await.unwrap();
+    output.assert_ok();
+    assert!(output.stderr.contains("it was there before"), "{}", output.stderr);
+    assert_eq!(scene.slot("slot_name").await, Some(slot));
+    let members = "SELECT count(*) FROM pg_publication_tables WHERE pubname LIKE 'Some%'";
+    assert_eq!(scene.value(members).await, "3");
+    drop_slot(&scene).await;
+}
+
+async fn two_pipelines(version: Version) {
+    let one = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    let db = TestDatabase::existing(&PgServer::shared(version), one.db.name());
+    let other = Followed::over(db, json!({}), &["u"]).await;
+    let destination = json!({ "type": "parquet", "path": one.project.lake() });
+    other.project.write("destination.json", &destination).unwrap();
+    for n in 0..3 {
+        one.sql(&format!("INSERT INTO t VALUES (5000 + {n}, 0); INSERT INTO u VALUES ({n}, 'x')")).await;
+        one.sync().await;
+        other.sync().await;
+    }
+    one.assert_same("t").await;
+    one.assert_same("u").await;
+    other.project.run(&["clear", "--log", "--yes"]).await.unwrap().assert_ok();
 }
 
 async fn shared_publication(version: Version) {

@@ -218,6 +218,8 @@ pub struct OpenGeneration {
 pub struct StreamHead {
     /// The number of the last commit; 0 where there is none.
     pub commit: u64,
+    /// The pipeline that made it; empty where there is none.
+    pub pipeline: String,
     /// The newest generation, hidden or visible; 0 where there is none.
     pub generation: u32,
     /// The generation that readers see; `None` where there is none yet.

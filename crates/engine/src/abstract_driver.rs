@@ -171,10 +171,11 @@ impl AbstractDriver {
         ));
         let (followers, others): (Vec<_>, Vec<_>) =
             streams.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
+        let mut held_up = None;
         if !followers.is_empty() {
             let kept =
                 followers.iter().map(|(stream, _)| stream.id.clone()).chain(absent.iter().cloned()).collect();
-            let_go(self.destination.as_ref(), &commits, &run, &mut heads, &kept).await?;
+            held_up = let_go(self.destination.as_ref(), &commits, &run, &mut heads, &kept).await.err();
         }
         let context = Arc::new(RunContext {
             driver: self.driver.clone(),
@@ -196,14 +197,25 @@ impl AbstractDriver {
             async move { vec![(id, run.sync().await)] }
         });
         let alone = futures::stream::iter(alone).buffer_unordered(readers);
-        let together = match followers.is_empty() {
-            true => {
+        let together = match (held_up, followers.is_empty()) {
+            (None, true) => {
                 if absent.is_empty() {
                     self.warn_of_idle_log(&commits);
                 }
                 None
             }
-            false => Some(LogRun::new(context.clone(), remaining, followers, !absent.is_empty())?),
+            (None, false) => Some(LogRun::new(context.clone(), remaining, followers, !absent.is_empty())?),
+            // The log may not move on while a stream that left it still has a place in it.
+            (Some(error), _) => {
+                let why = "the log is not read, because a stream that left it could not be let go of";
+                for (stream, _) in followers {
+                    let failure =
+                        Error::new(error.kind(), why).at("stream", &stream.id).hint(format!("{error:?}"));
+                    self.tell_failure(&stream.id, &failure);
+                    summary.failures.push((stream.id.clone(), failure));
+                }
+                None
+            }
         };
         let together = futures::stream::iter(together).then(|log| log.run());
         let mut running = pin!(futures::stream::select(alone, together));

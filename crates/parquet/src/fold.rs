@@ -142,6 +142,7 @@ impl Fold {
     pub(crate) fn head(&self) -> StreamHead {
         StreamHead {
             commit: self.number,
+            pipeline: self.pipeline.clone(),
             generation: self.generation,
             visible: self.visible.last().copied(),
             open: self

@@ -191,7 +191,7 @@ async fn unmanaged(
         ));
         return Ok(());
     };
-    let names = Names { slot, publication, since: None };
+    let names = Names { slot, publication, ..Names::default() };
     let wanted = streams.iter().map(AsRef::as_ref).filter(|stream| stream.sync_mode.follows_log());
     findings.push(match replication::unmade(connector, connection, &names, wanted).await {
         Ok((missing, _)) if missing.is_empty() => Finding::ok(SUBJECT, "they are made"),

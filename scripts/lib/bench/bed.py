@@ -48,6 +48,9 @@ class Bed:
         found = self.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{DATABASE}'", database="postgres")
         if found == "0":
             self.sql(f"CREATE DATABASE {DATABASE}", database="postgres")
+        # What a run that was cut off has left keeps the log for ever.
+        left = f"FROM pg_replication_slots WHERE database = '{DATABASE}' AND NOT active"
+        self.sql(f"SELECT pg_drop_replication_slot(slot_name) {left}", database="postgres")
         WORK.mkdir(parents=True, exist_ok=True)
         return self
 

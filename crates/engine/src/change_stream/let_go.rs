@@ -26,7 +26,8 @@ pub(crate) async fn let_go(
         let source = StreamId::new(namespace, name);
         // Of one that is being read anew the changes are dropped when that goes on.
         let followed = definition.sync_mode.follows_log() && !fingerprint.log.is_empty();
-        if followed && head.open.is_none() && !kept.contains(&source) {
+        let ours = head.pipeline == run.pipeline;
+        if ours && followed && head.open.is_none() && !kept.contains(&source) {
             let unit = format!("generation/{target}/{}/let go", head.generation);
             let mut commit = StreamCommit::new(target.clone(), head.generation, unit);
             commit.open = Some(OpenStep {
@@ -41,9 +42,13 @@ pub(crate) async fn let_go(
     }
     for (entry, commit) in left {
         let target = commit.stream.clone();
-        commits.refuse_missing_commits(&entry.source, &target, heads)?;
-        destination.prepare(&target, run).await?;
-        heads.insert(target, commits.commit(&entry, commit, |_| Vec::new()).await?);
+        let gone = async {
+            commits.refuse_missing_commits(&entry.source, &target, heads)?;
+            destination.prepare(&target, run).await?;
+            commits.commit(&entry, commit, |_| Vec::new()).await
+        };
+        let head = gone.await.map_err(|error| error.at("stream", &entry.source))?;
+        heads.insert(target, head);
         tracing::info!(stream = %entry.source, "no longer followed");
     }
     Ok(())

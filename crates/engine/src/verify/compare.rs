@@ -78,7 +78,8 @@ impl Judge {
                 total.pending += 1;
                 continue;
             }
-            if noted.lacking.contains(&key) {
+            // A row that the source has not lacks more than a value.
+            if !a.is_empty() && noted.lacking.contains(&key) {
                 total.lacking.push(key);
                 continue;
             }

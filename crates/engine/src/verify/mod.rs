@@ -217,6 +217,11 @@ impl Verifier {
         };
         let head = head.filter(|head| head.visible.is_some() && head.open.is_none()).ok_or_else(nothing)?;
         let definition = head.definition.clone().ok_or_else(nothing)?;
+        let place = head.fingerprint.as_ref().map(|fingerprint| fingerprint.log.as_str());
+        if self.stream.sync_mode.follows_log() && place.is_none_or(str::is_empty) {
+            return Err(Error::new(ErrorKind::Source, "the stream was not followed for a while")
+                .hint("run `lakeward sync`: it reads all rows of it again"));
+        }
         if evolution(&definition, &self.stream, false)? != Evolution::Unchanged {
             return Err(Error::new(ErrorKind::Schema, "the stream is no longer what was synced last")
                 .hint("run `lakeward sync`: it follows what changed in the table or in streams.json"));
@@ -307,29 +312,35 @@ impl Verifier {
         }
     }
 
+    /// Up to where the log is committed for all streams.
+    fn global(&self) -> Result<Position> {
+        let global = StateStore::read(&self.state)?.and_then(|state| state.global);
+        global.map(|global| global.position).ok_or_else(|| {
+            Error::new(ErrorKind::State, "the state knows nothing of the source's log")
+                .at("file", self.state.display())
+                .hint("run `lakeward sync` first; --state names another file")
+        })
+    }
+
     /// Waits until everything before a place in the log is committed; whether it is in time.
     async fn wait_for(&self, log: &dyn CdcDriver, until: &Position) -> Result<bool> {
         let deadline = Instant::now() + self.options.wait;
         let (mut asked, mut told) = (false, false);
         loop {
-            let global = StateStore::read(&self.state)?.and_then(|state| state.global).ok_or_else(|| {
-                Error::new(ErrorKind::State, "the state knows nothing of the source's log")
-                    .at("file", self.state.display())
-                    .hint("run `lakeward sync` first; --state names another file")
-            })?;
+            let global = self.global()?;
             let (head, _) = self.head().await?;
             let own = head
                 .progress
                 .position
-                .filter(|own| log.compare(own, &global.position) == Some(std::cmp::Ordering::Greater));
-            let committed = own.as_ref().unwrap_or(&global.position);
+                .filter(|own| log.compare(own, &global) == Some(std::cmp::Ordering::Greater));
+            let committed = own.as_ref().unwrap_or(&global);
             if log.compare(committed, until) != Some(std::cmp::Ordering::Less) {
                 return Ok(true);
             }
             let late = Instant::now() >= deadline;
             // What a slot would send is not asked for again and again: it may be much.
             if (!asked || late)
-                && log.has_pending(&self.stream.id, &global.position, committed, until).await? == Some(false)
+                && log.has_pending(&self.stream.id, &global, committed, until).await? == Some(false)
             {
                 return Ok(true);
             }

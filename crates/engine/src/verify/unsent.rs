@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use lakeward_core::{CdcDriver, Error, Op, Result};
+use lakeward_core::{CdcDriver, Op, Result, SyncMode};
 
 use super::digest::Digester;
 use super::{Extent, Verifier};
@@ -28,13 +28,11 @@ impl Verifier {
         lacking: &[u128],
     ) -> Result<Vec<u128>> {
         let Some(log) = log else { return Ok(lacking.to_vec()) };
-        if lacking.is_empty() {
+        // What strict_cdc did not read nothing brings, and it is not to.
+        if lacking.is_empty() || self.stream.sync_mode == SyncMode::StrictCdc {
             return Ok(Vec::new());
         }
-        let view = log.begin_view(&self.alone).await?;
-        let now = view.position.clone();
-        self.driver.end_backfill(view).await;
-        let now = now.ok_or_else(|| Error::bug("a view of a place in the log has no position"))?;
+        let now = log.lag(&self.global()?).await?.source;
         let committed = self.wait_for(log, &now).await?;
         let (head, _) = self.head().await?;
         // What is not committed yet, or is in other files now, cannot be told from what is lost.

@@ -76,10 +76,26 @@ pub(crate) struct LogPosition {
     /// not in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<Lsn>,
-    /// Publications under the pipeline's names that somebody else had made before: they stay when it lets go, and so do
-    /// the tables in them.
+    /// Slot and publications under the pipeline's names that somebody else made or manages: they stay when it lets go,
+    /// and so do the tables in them.
+    #[serde(default, skip_serializing_if = "Found::is_empty")]
+    pub(crate) found: Found,
+}
+
+/// What a pipeline uses and did not make.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Found {
+    /// Whether the slot is such.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) slot: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) found: Vec<String>,
+    pub(crate) publications: Vec<String>,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        !self.slot && self.publications.is_empty()
+    }
 }
 
 impl LogPosition {
@@ -112,7 +128,8 @@ impl LogPosition {
     pub(crate) fn names(&self) -> Result<Names> {
         match (&self.slot, &self.publication) {
             (Some(slot), Some(publication)) => {
-                Ok(Names { slot: slot.clone(), publication: publication.clone(), since: self.since })
+                let (slot, publication) = (slot.clone(), publication.clone());
+                Ok(Names { slot, publication, since: self.since, found: self.found.clone() })
             }
             _ => Err(Error::new(
                 lakeward_core::ErrorKind::State,
@@ -123,12 +140,14 @@ impl LogPosition {
 }
 
 /// What a pipeline has at the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Names {
     pub(crate) slot: String,
     pub(crate) publication: String,
     /// [`LogPosition::since`]
     pub(crate) since: Option<Lsn>,
+    /// [`LogPosition::found`]
+    pub(crate) found: Found,
 }
 
 impl Names {
@@ -142,6 +161,11 @@ impl Names {
     /// The publication of streams of which only inserts are followed.
     pub(crate) fn insert_only(&self) -> String {
         format!("{}_insert_only", self.publication)
+    }
+
+    /// Whether a publication is the pipeline's own.
+    pub(crate) fn owns(&self, publication: &str) -> bool {
+        !self.found.publications.iter().any(|found| found == publication)
     }
 
     /// The publication that a stream belongs to.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lakeward_core::{ConfiguredStream, Error, ErrorKind, Prepared, Result};
 
-use super::lsn::{LogPosition, Lsn, Names};
+use super::lsn::{Found, LogPosition, Lsn, Names};
 use super::slot::Place;
 use super::{publication, slot};
 use crate::config::{OnSlotLost, ReplicationConfig};
@@ -28,7 +28,7 @@ fn names(settings: &ReplicationConfig, pipeline: &str) -> Names {
     let short: String =
         name[name.len().saturating_sub(PIPELINE_DIGITS)..].iter().map(char::to_ascii_lowercase).collect();
     let named = |name: &Option<String>| name.clone().unwrap_or_else(|| format!("lakeward_{short}"));
-    Names { slot: named(&settings.slot), publication: named(&settings.publication), since: None }
+    Names { slot: named(&settings.slot), publication: named(&settings.publication), ..Names::default() }
 }
 
 /// What is saved before slot and publications are made: the config's names, or those under which there is something
@@ -46,14 +46,20 @@ pub(crate) async fn intent(
     let mut intended = LogPosition {
         slot: Some(wanted.slot.clone()),
         publication: Some(wanted.publication.clone()),
-        made: Some(false),
+        // What somebody else is to make is not ours once it is there.
+        made: settings.manage.then_some(false),
         ..LogPosition::default()
     };
-    let Some(saved) = saved else {
+    let Some(saved) = saved.filter(|saved| saved.lsn.is_some() || saved.made == Some(false)) else {
         if settings.manage {
             let connection = connector.connect().await?;
-            refuse_slot(connector, &connection, &wanted.slot).await?;
-            intended.found = publication::existing(&connection, &wanted).await?;
+            // A name that is drawn is nobody else's.
+            if settings.slot.is_some() {
+                refuse_slot(connector, &connection, &wanted.slot).await?;
+            }
+            if settings.publication.is_some() {
+                intended.found.publications = publication::existing(&connection, &wanted).await?;
+            }
             connector.rest(connection);
         }
         return Ok(intended);
@@ -69,34 +75,29 @@ pub(crate) async fn intent(
         }
         return Ok(saved);
     }
-    // What somebody else manages is not made by us, whatever was intended.
-    if settings.manage && (wanted.slot != known.slot || wanted.publication != known.publication) {
+    if !settings.manage {
+        // What was made under the names that were intended before stays, and is not read.
+        return Ok(intended);
+    }
+    // What an intent of ours names is ours.
+    intended.found = saved.found;
+    if wanted.slot != known.slot || wanted.publication != known.publication {
         let connection = connector.connect().await?;
-        if wanted.slot != known.slot
-            && let Some(found) = slot::find(&connection, &known.slot).await?
-            && found.check_kind(&known.slot, &connector.settings().database).is_ok()
-        {
-            return Err(renamed("slot", &known.slot, &wanted.slot));
-        }
-        if wanted.publication != known.publication
-            && publication::existing(&connection, &known)
-                .await?
-                .iter()
-                .any(|name| !saved.found.contains(name))
-        {
-            return Err(renamed("publication", &known.publication, &wanted.publication));
-        }
         if wanted.slot != known.slot {
+            if let Some(found) = slot::find(&connection, &known.slot).await?
+                && found.check_kind(&known.slot, &connector.settings().database).is_ok()
+            {
+                return Err(renamed("slot", &known.slot, &wanted.slot));
+            }
             refuse_slot(connector, &connection, &wanted.slot).await?;
         }
-        // What an intent of ours names is ours.
-        intended.found = match wanted.publication == known.publication {
-            true => saved.found,
-            false => publication::existing(&connection, &wanted).await?,
-        };
+        if wanted.publication != known.publication {
+            if publication::existing(&connection, &known).await?.iter().any(|name| known.owns(name)) {
+                return Err(renamed("publication", &known.publication, &wanted.publication));
+            }
+            intended.found.publications = publication::existing(&connection, &wanted).await?;
+        }
         connector.rest(connection);
-    } else {
-        intended.found = saved.found;
     }
     Ok(intended)
 }
@@ -159,11 +160,16 @@ pub(crate) async fn prepare(
     };
     if saved.lsn.is_none() || lost.is_some() {
         names.since = Some(position);
+        // Where it was somebody else's and is no more, it was made anew by us.
+        names.found.slot &= !manage;
+    }
+    if !manage {
+        let publications = publication::existing(&connection, &names).await?;
+        names.found = Found { slot: true, publications };
     }
     let members = publication::members(&connection, &names).await?;
     if manage {
-        let ours = members.iter().filter(|member| !saved.found.contains(&member.publication));
-        publication::detach(&connection, &names, ours, wanted.clone()).await?;
+        publication::detach(&connection, &names, &members, wanted.clone()).await?;
     }
     let position = LogPosition {
         lsn: Some(position),
@@ -173,7 +179,7 @@ pub(crate) async fn prepare(
         system_identifier: Some(place.system_identifier),
         made: None,
         since: names.since,
-        found: saved.found.clone(),
+        found: names.found.clone(),
     };
     Ok(Prepared {
         position: position.to_position(),
@@ -192,6 +198,9 @@ async fn begin<'a>(
 ) -> Result<Lsn> {
     if settings(connector).manage {
         let version = connector.version().await?;
+        if names.found.slot {
+            refuse_slot(connector, connection, &names.slot).await?;
+        }
         if let Some(found) = slot::find(connection, &names.slot).await? {
             found.check_kind(&names.slot, &connector.settings().database)?;
         }
@@ -282,14 +291,21 @@ pub(crate) async fn clear(connector: &Connector, saved: &LogPosition) -> Result<
     let connection = connector.connect().await?;
     match slot::find(&connection, &names.slot).await? {
         None => {}
+        Some(_) if names.found.slot => {
+            kept.push(format!("slot {}: it was there before the pipeline", names.slot))
+        }
         Some(found) => match found.check_kind(&names.slot, &connector.settings().database) {
             Ok(()) => slot::drop(&connection, &names.slot).await?,
             Err(error) => kept.push(format!("slot {}: {}", names.slot, error.message())),
         },
     }
-    publication::drop(&connection, &names, &saved.found).await?;
+    publication::drop(&connection, &names).await?;
     kept.extend(
-        saved.found.iter().map(|name| format!("publication {name}: it was there before the pipeline")),
+        names
+            .found
+            .publications
+            .iter()
+            .map(|name| format!("publication {name}: it was there before the pipeline")),
     );
     Ok(kept)
 }

@@ -18,7 +18,7 @@ pub(crate) const GENERATED_VERSION: u32 = 18;
 /// A table's place in a publication.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    pub(crate) publication: String,
+    publication: String,
     pub(crate) id: StreamId,
     relation: u32,
     /// Its row in the catalog: another one if it left and came back. The publication's own if that is for all
@@ -137,9 +137,9 @@ fn published_table(id: &StreamId, partitioned: bool) -> String {
     format!("{only}{}", sql::qualified(&id.namespace, &id.name))
 }
 
-/// Drops the publications but for those that are kept.
-pub(crate) async fn drop(connection: &Connection, names: &Names, kept: &[String]) -> Result<()> {
-    for (name, _) in both(names).into_iter().filter(|(name, _)| !kept.contains(name)) {
+/// Drops the pipeline's own publications.
+pub(crate) async fn drop(connection: &Connection, names: &Names) -> Result<()> {
+    for (name, _) in both(names).into_iter().filter(|(name, _)| names.owns(name)) {
         connection.run(&format!("DROP PUBLICATION IF EXISTS {}", sql::ident(&name))).await?;
     }
     Ok(())
@@ -266,14 +266,14 @@ pub(crate) async fn check<'a>(
     Ok(())
 }
 
-/// Takes tables out that belong to no wanted stream.
-pub(crate) async fn detach<'a, 'm>(
+/// Takes tables that belong to no wanted stream out of the pipeline's own publications.
+pub(crate) async fn detach<'a>(
     connection: &Connection,
     names: &Names,
-    members: impl Iterator<Item = &'m Member>,
+    members: &[Member],
     wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
 ) -> Result<()> {
-    for stray in members.filter(|member| member.named) {
+    for stray in members.iter().filter(|member| member.named && names.owns(&member.publication)) {
         let kept = wanted.clone().any(|stream| {
             stream.id == stray.id && names.publication_for(stream.insert_only) == stray.publication
         });
@@ -344,7 +344,8 @@ pub(crate) async fn join(
     let before = members(connection, names).await?;
     if manage {
         // In both it would be published with all that either publishes.
-        for other in before.iter().filter(|m| m.named && m.id == stream.id && m.publication != publication) {
+        let other = |m: &&Member| m.named && m.id == stream.id && m.publication != publication;
+        for other in before.iter().filter(other).filter(|m| names.owns(&m.publication)) {
             connection.run(&drop_statement(other)).await?;
         }
     }

@@ -299,15 +299,21 @@ async fn within<T>(
         if let Ok(result) = tokio::time::timeout(GIVE_WAY, &mut work).await {
             return result.map(Some);
         }
-        let connection = connector.connect().await?;
+        let late = !limit.is_zero() && began.elapsed() > limit;
+        let connection = match connector.connect().await {
+            Ok(connection) => connection,
+            // Without one nothing is known, and nothing can be ended.
+            Err(_) if !late => continue,
+            Err(error) => return Err(error),
+        };
         if let Some(holder) = holder
-            && in_the_way(&connection, holder).await?
+            && in_the_way(&connection, holder).await.unwrap_or(false)
         {
             cancel(&connection, pid, work).await?;
             connector.rest(connection);
             return Ok(None);
         }
-        if !limit.is_zero() && began.elapsed() > limit {
+        if late {
             break connection;
         }
         connector.rest(connection);
