@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 
+use arrow::array::{Array, StringArray};
 use arrow::compute::interleave;
 use lakeward_core::{Batch, Error, Result};
 use tokio_postgres::SimpleQueryMessage;
@@ -65,10 +66,6 @@ pub(super) async fn fill(
         let mut sources: Vec<(usize, usize)> = (0..batch.rows.num_rows()).map(|row| (0, row)).collect();
         for (number, wanted) in wanted.iter().enumerate().filter(|(_, w)| w.columns.contains(column)) {
             let Some(answer) = answers.get(&number) else { continue };
-            // A value that does not fit would have to be rescued into a row that is made already.
-            if found.rescued.as_ref().is_some_and(|rescued| !arrow::array::Array::is_null(rescued, *answer)) {
-                continue;
-            }
             sources[wanted.row] = (1, *answer);
             filled.insert((wanted.row, *column));
         }
@@ -77,7 +74,38 @@ pub(super) async fn fill(
     }
     batch.rows = arrow::array::RecordBatch::try_new(batch.rows.schema(), arrays)
         .map_err(|error| Error::bug("looked-up values do not make a batch").source(error))?;
+    if let Some(rescued) = &found.rescued {
+        let answers =
+            wanted.iter().enumerate().filter_map(|(n, wanted)| Some((wanted.row, *answers.get(&n)?)));
+        batch.rescued = Some(with_rescued(batch, rescued, answers));
+        found.bad_values.iter().for_each(|(column, count)| batch.bad_values.add(columns[column], count));
+    }
     Ok(filled)
+}
+
+/// The rescued values of a batch with those of looked-up rows: JSON objects that have no name in common, because what
+/// was looked up was not sent.
+fn with_rescued(
+    batch: &Batch,
+    found: &StringArray,
+    answers: impl Iterator<Item = (usize, usize)>,
+) -> StringArray {
+    let mut rows: Vec<Option<String>> = match &batch.rescued {
+        Some(rescued) => rescued.iter().map(|row| row.map(str::to_owned)).collect(),
+        None => vec![None; batch.rows.num_rows()],
+    };
+    for (row, answer) in answers.filter(|(_, answer)| found.is_valid(*answer)) {
+        let more = found.value(answer);
+        rows[row] = Some(match &rows[row] {
+            Some(known) => format!(
+                "{},{}",
+                known.strip_suffix('}').unwrap_or(known),
+                more.strip_prefix('{').unwrap_or(more)
+            ),
+            None => more.to_owned(),
+        });
+    }
+    StringArray::from(rows)
 }
 
 fn query(table: &Table, columns: &[usize], wanted: &[Wanted]) -> Result<String> {
@@ -123,4 +151,23 @@ pub(super) async fn passes(connection: &Connection, table: &Table, key: &[Vec<u8
     }
     let sql = format!("SELECT FROM {} WHERE {}", table.from, conditions.join(" AND "));
     Ok(!connection.rows_once(&sql).await?.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array, RecordBatch};
+
+    use super::*;
+
+    #[test]
+    fn what_was_looked_up_and_does_not_fit_is_rescued_beside_what_was_sent() {
+        let column: ArrayRef = std::sync::Arc::new(Int32Array::from(vec![1, 2, 3]));
+        let mut batch = Batch::read(RecordBatch::try_from_iter([("n", column)]).unwrap());
+        let found = StringArray::from(vec![None, Some(r#"{"b":"{}"}"#)]);
+        let merged = with_rescued(&batch, &found, [(0, 0), (1, 1)].into_iter());
+        assert_eq!(merged, StringArray::from(vec![None, Some(r#"{"b":"{}"}"#), None]));
+        batch.rescued = Some(StringArray::from(vec![None, Some(r#"{"a":"}"}"#), None]));
+        let merged = with_rescued(&batch, &found, [(1, 1)].into_iter());
+        assert_eq!(merged.value(1), r#"{"a":"}","b":"{}"}"#);
+    }
 }
