@@ -283,6 +283,13 @@ async fn unmanaged(version: Version) {
             "INSERT INTO parted VALUES (6), (7); DELETE FROM parted WHERE id = 5; INSERT INTO log VALUES (8)",
         )
         .await;
+    // What a commit needs that is not there stops the run, which says how to do without.
+    let file = scene.project.visible_files("parted").remove(0);
+    std::fs::rename(&file, scene.project.file("aside")).unwrap();
+    let output = scene.run(&[]).await;
+    output.assert_code(6);
+    assert!(output.stderr.contains("lakeward clear public.parted"), "{}", output.stderr);
+    std::fs::rename(scene.project.file("aside"), &file).unwrap();
     scene.sync().await;
     scene.project.select("parted", json!({ "sync_mode": "cdc" })).unwrap();
     let output = scene.sync().await;

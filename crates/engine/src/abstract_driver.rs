@@ -209,8 +209,10 @@ impl AbstractDriver {
             (Some(error), _) => {
                 let why = "the log is not read, because a stream that left it could not be let go of";
                 for (stream, _) in followers {
-                    let failure =
-                        Error::new(error.kind(), why).at("stream", &stream.id).hint(format!("{error:?}"));
+                    let failure = Error::new(error.kind(), why)
+                        .at("stream", &stream.id)
+                        .hint(error.remedy().unwrap_or("remove the cause, and run again"))
+                        .source(format!("{error:?}"));
                     self.tell_failure(&stream.id, &failure);
                     summary.failures.push((stream.id.clone(), failure));
                 }

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lakeward_core::{Destination, Fingerprint, OpenStep, Result, Run, StreamCommit, StreamHead, StreamId};
+use lakeward_core::{
+    Destination, Error, ErrorKind, Fingerprint, OpenStep, Result, Run, StreamCommit, StreamHead, StreamId,
+};
 
 use crate::commit::{CommitPath, StateEntry};
 
@@ -43,11 +45,20 @@ pub(crate) async fn let_go(
     for (entry, commit) in left {
         let target = commit.stream.clone();
         let gone = async {
-            commits.refuse_missing_commits(&entry.source, &target, heads)?;
+            commits
+                .refuse_missing_commits(&entry.source, &target, heads)
+                .map_err(|error| error.at("stream", &entry.source))?;
             destination.prepare(&target, run).await?;
             commits.commit(&entry, commit, |_| Vec::new()).await
         };
-        let head = gone.await.map_err(|error| error.at("stream", &entry.source))?;
+        let head = gone.await.map_err(|error: Error| match error.kind() {
+            ErrorKind::Destination | ErrorKind::State => error.hint(format!(
+                "restore what is missing from a backup; or select the stream in streams.json once more, and remove \
+                 it with `lakeward clear {}`",
+                entry.source
+            )),
+            _ => error,
+        })?;
         heads.insert(target, head);
         tracing::info!(stream = %entry.source, "no longer followed");
     }
