@@ -1,7 +1,7 @@
 //! What single changes mean, from the statement to the latest view.
 
 use lakeward_testkit::on_both;
-use lakeward_testkit::reconcile::Options;
+use lakeward_testkit::reconcile::{Options, ask, read_everywhere};
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
@@ -13,6 +13,7 @@ on_both!(f08_replica_identities, super::identities);
 on_both!(f09_keys_that_change_and_swap, super::keys);
 on_both!(f10_truncates_between_inserts, super::truncates);
 on_both!(f11_columns_come_and_go, super::columns);
+on_both!(f12_types_that_get_wider_keep_the_history, super::wider);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f14_large_and_rolled_back_transactions, super::large);
 on_both!(f05_what_the_log_does_not_tell_is_noticed_while_following, super::untold);
@@ -161,6 +162,106 @@ async fn columns(version: Version) {
     run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
     scene.sync().await;
     scene.assert_same("t").await;
+}
+
+async fn wider(version: Version) {
+    let columns =
+        "id int PRIMARY KEY, region smallint, a smallint, b int, r real, d numeric(6,2), l int[], note text";
+    let sql = format!(
+        "CREATE TABLE t ({columns}); CREATE TABLE parted (LIKE t INCLUDING ALL);
+         INSERT INTO t SELECT g, g % 3, g, g, g / 3.0, g / 4.0, ARRAY[g, NULL, -g], 'n' || g FROM generate_series(1, 200) g; INSERT INTO parted SELECT * FROM t"
+    );
+    let scene = Followed::new(&PgServer::shared(version), &sql, &["t"]).await;
+    scene.project.select("parted", json!({ "sync_mode": "cdc", "partition": ["region"] })).unwrap();
+    scene.sync().await;
+    for table in ["t", "parted"] {
+        scene
+            .sql(&format!(
+                "UPDATE {table} SET b = b + 1 WHERE id % 3 = 0; DELETE FROM {table} WHERE id % 10 = 0; UPDATE {table} SET id = id + 1000 WHERE id = 5"
+            ))
+            .await;
+    }
+    scene.sync().await;
+    let said = "string_agg(concat_ws('|', id, region, _lw_op, a, CAST(r AS DOUBLE), CAST(d AS DOUBLE), CAST(l AS VARCHAR), note), ';' ORDER BY _lw_seq, id)";
+    let of_first = format!("SELECT {said}, sum(b), count(*) FROM log WHERE _lw_seq < '000002'");
+    let lake = scene.project.lake();
+    let history = async |table: &str, query: &str| ask(&lake, table, query).await.unwrap().remove(0);
+    let before = [history("t", &of_first).await, history("parted", &of_first).await];
+
+    // Every type gets wider, and one of them in a way that no file could know of.
+    for table in ["t", "parted"] {
+        scene
+            .sql(&format!(
+                "UPDATE {table} SET b = 7 WHERE id = 8; ALTER TABLE {table} ALTER a TYPE int, ALTER b TYPE bigint USING b * 10, ALTER r TYPE double precision, \
+                 ALTER d TYPE numeric(12,4), ALTER l TYPE bigint[]; UPDATE {table} SET a = 100000, b = 1e12, d = 12345678.1234, l = ARRAY[1e12] WHERE id = 9"
+            ))
+            .await;
+    }
+    let output = scene.sync().await;
+    assert!(output.stderr.contains("their history is kept"), "{}", output.stderr);
+    for (table, before) in ["t", "parted"].into_iter().zip(&before) {
+        scene.assert_same(table).await;
+        read_everywhere(&lake, table).await.unwrap().assert_same();
+        let rows = scene.value(&format!("SELECT count(*) FROM {table}")).await.parse::<u64>().unwrap();
+        let said =
+            history(table, "SELECT count(*) FROM log WHERE _lw_seq >= '000002' AND _lw_op IN ('r', 't')")
+                .await;
+        // All rows, and the one that ends what was before them.
+        assert_eq!(said, [Some((rows + 1).to_string())], "{table}");
+        // The last change before that of the types is part of what was read again.
+        assert_eq!(history(table, &of_first).await, *before, "{table}");
+    }
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
+
+    // A partition's column: its directories are named by the values as they were.
+    scene
+        .sql("ALTER TABLE parted ALTER region TYPE int; UPDATE parted SET region = 100000 WHERE id = 9")
+        .await;
+    // And one that does not get wider.
+    scene.sql("ALTER TABLE t ALTER b TYPE text; UPDATE t SET b = 'not a number' WHERE id = 9").await;
+    let output = scene.sync().await;
+    assert!(output.stderr.contains("their history is replaced"), "{}", output.stderr);
+    for table in ["t", "parted"] {
+        scene.assert_same(table).await;
+        read_everywhere(&lake, table).await.unwrap().assert_same();
+        let ends = history(table, "SELECT count(*) FROM log WHERE _lw_op = 't'").await;
+        assert_eq!(ends, [Some("0".to_owned())], "{table}");
+    }
+
+    // While a run follows, which merges small files meanwhile.
+    scene.sql("CREATE TABLE u (id int PRIMARY KEY, n int); INSERT INTO u SELECT g, 0 FROM generate_series(1, 5000) g").await;
+    scene.project.discover().await.unwrap().assert_ok();
+    scene.project.select("u", json!({ "sync_mode": "cdc" })).unwrap();
+    let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms", "--chunk-size", "128KiB"]);
+    let passed = async |run: &mut lakeward_testkit::lakeward::Running| {
+        let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
+        let sql = format!(
+            "SELECT bool_and(confirmed_flush_lsn >= '{end}') FROM pg_replication_slots WHERE database = current_database() AND NOT temporary"
+        );
+        scene.until(run, &format!("SELECT COALESCE(({sql}), false)")).await;
+    };
+    for round in 0..3 {
+        let column = format!("w{round}");
+        scene.sql(&format!("ALTER TABLE u ADD COLUMN {column} smallint")).await;
+        for n in 0..20 {
+            scene.sql(&format!("UPDATE u SET {column} = {n} WHERE id <= 7")).await;
+            tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+        }
+        passed(&mut run).await;
+        scene.sql(&format!("ALTER TABLE u ALTER {column} TYPE int")).await;
+        scene.sql(&format!("UPDATE u SET {column} = 100000 WHERE id % 3 = 1")).await;
+        passed(&mut run).await;
+    }
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
+    scene.sync().await;
+    scene.assert_same("u").await;
+    read_everywhere(&lake, "u").await.unwrap().assert_same();
+    // Every change of every round is there.
+    for round in 0..3 {
+        let said = history("u", &format!("SELECT count(*) FROM log WHERE _lw_op = 'u' AND w{round} = 19 AND _lw_seq < printf('%06x', {})", round + 2)).await;
+        assert_eq!(said, [Some("7".to_owned())], "round {round}");
+    }
 }
 
 async fn partitions(version: Version) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use lakeward_testkit::lakeward::{Output, Project};
-use lakeward_testkit::reconcile::{Options, Reading, Report, StreamName, read_everywhere, reconcile};
+use lakeward_testkit::reconcile::{Options, Reading, Report, StreamName, ask, read_everywhere, reconcile};
 use lakeward_testkit::server::{PgServer, TestDatabase, Version};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -85,19 +85,7 @@ impl Pipeline {
 
     /// Rows of a query over all visible files of a stream, which it calls `log`; every value as text.
     pub(crate) async fn ask(&self, stream: impl Into<StreamName>, query: &str) -> Vec<Vec<Option<String>>> {
-        let directory = self.project.stream_directory(stream);
-        let glob = directory.join("**/*.parquet").to_string_lossy().replace('\'', "''");
-        let files = format!("read_parquet('{glob}', union_by_name = true, hive_partitioning = false)");
-        let script = "import duckdb, json, sys\n\
-            c = duckdb.connect()\n\
-            c.execute(\"SET TimeZone = 'UTC'\")\n\
-            r = json.load(sys.stdin)\n\
-            c.execute('CREATE VIEW log AS SELECT * FROM ' + r['files'])\n\
-            q = c.sql(r['query'])\n\
-            t = ', '.join('CAST(#%d AS VARCHAR)' % (n + 1) for n in range(len(q.columns)))\n\
-            print(json.dumps(c.sql('SELECT ' + t + ' FROM q').fetchall()))\n";
-        let answer = python(script, &json!({ "files": files, "query": query })).await;
-        serde_json::from_str(&answer).unwrap()
+        ask(&self.project.lake(), stream, query).await.unwrap()
     }
 
     /// The one value of such a query.

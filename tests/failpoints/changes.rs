@@ -2,7 +2,7 @@
 //! not released, made at the source and not saved. Every row is there in the end, and no change stands twice.
 
 use lakeward_testkit::lakeward::Project;
-use lakeward_testkit::reconcile::{Options, reconcile};
+use lakeward_testkit::reconcile::{Options, read_everywhere, reconcile};
 use lakeward_testkit::server::{PgServer, TestDatabase, Version};
 use lakeward_testkit::workload::rounds;
 use serde_json::json;
@@ -71,6 +71,49 @@ async fn f42_aborted_while_a_log_is_followed() {
             assert_exact(&db, &project, &at).await;
         }
         assert!(aborted > 0, "{name} is never passed while a log is followed");
+    }
+}
+
+/// A type gets wider: a new generation is shown in one commit with all that was before it, written anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f42_aborted_while_a_history_is_rewritten() {
+    let db = database(Version::Pg18).await;
+    let mut project = project(&db).await;
+    let (mut round, mut history) = (0, 0);
+    // The destination's own crash tests go through all the others.
+    for name in
+        ["parquet-merge-staged", "parquet-record-linked", "parquet-file-renamed", "parquet-file-removed"]
+    {
+        // Each is passed several times: by the commits before the one that shows the new generation, and for each file
+        // that is rewritten.
+        let mut aborted = 0;
+        for passage in 1.. {
+            let at = format!("{name}:{passage}");
+            eprintln!("{at}");
+            round += 1;
+            db.execute(&format!("ALTER TABLE a ADD COLUMN w{round} smallint")).await.unwrap();
+            for _ in 0..2 {
+                project.sync(&[]).await.unwrap().assert_ok();
+                db.execute(&format!("{CHANGES}; UPDATE a SET w{round} = 1 WHERE id % 9 = 1")).await.unwrap();
+            }
+            project.sync(&[]).await.unwrap().assert_ok();
+            let widen = format!(
+                "ALTER TABLE a ALTER w{round} TYPE int; UPDATE a SET w{round} = 100000 WHERE id % 9 = 0"
+            );
+            db.execute(&widen).await.unwrap();
+            let ended_there = aborts(&mut project, name, passage).await;
+            aborted += u32::from(ended_there);
+            project.assert_nothing_forgotten_early(&db).await;
+            project.sync(&[]).await.unwrap().assert_ok();
+            assert_exact(&db, &project, &at).await;
+            let rows = read_everywhere(&project.lake(), "a").await.unwrap().assert_same();
+            assert!(rows > history + 200, "{at}: {rows} rows, {history} before");
+            history = rows;
+            if !ended_there || passage >= rounds(4) {
+                break;
+            }
+        }
+        assert!(aborted > 0, "{name} is never passed while a history is rewritten");
     }
 }
 

@@ -59,7 +59,8 @@ const RESUMED: &[&str] =
 /// Passed while a crash is recovered from: the destination's own crash tests go through it.
 const RECOVERED: &[&str] = &["parquet-stray-removed"];
 
-/// Passed while small files are merged: the destination's own crash tests, and those of change streams.
+/// Passed while small files are merged, or a history is rewritten: the destination's own crash tests, and those of
+/// change streams.
 const MERGED: &[&str] = &["parquet-merge-staged"];
 
 const GIVEN_UP: &[&str] = &["parquet-hidden-generation-removed"];

@@ -120,6 +120,15 @@ pub struct WrittenFile {
     pub sha256: String,
 }
 
+/// A file that takes the place of a committed one: the same rows, in the types that a column has now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewritten {
+    /// The committed file, in the destination's own terms.
+    pub replaces: String,
+    /// What it becomes.
+    pub file: WrittenFile,
+}
+
 /// The beginning of a generation, or the resumption of its backfill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpenStep {
@@ -168,6 +177,8 @@ pub struct StreamCommit {
     pub window: Option<Vec<u8>>,
     /// Makes the generation visible.
     pub swap: Option<SwapStep>,
+    /// Files of the history that a swap keeps, in the types of the generation that it shows.
+    pub rewritten: Vec<Rewritten>,
     /// The global position of this moment.
     pub global: Option<Position>,
 }
@@ -185,6 +196,7 @@ impl StreamCommit {
             progress: None,
             window: None,
             swap: None,
+            rewritten: Vec::new(),
             global: None,
         }
     }

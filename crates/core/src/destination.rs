@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Batch, ConfiguredStream, DestinationIdentity, Error, ErrorKind, Finding, MemoryBudget, Pipeline, Result,
-    Run, Schema, StreamCommit, StreamHead, StreamId, WindowRef, WrittenFile,
+    Rewritten, Run, Schema, StreamCommit, StreamHead, StreamId, WindowRef, WrittenFile,
 };
 
 /// What a destination can do. What it cannot is refused before anything is read.
@@ -165,6 +165,20 @@ pub trait Destination: Send + Sync {
         let _ = (stream, request);
         Ok(None)
     }
+
+    /// Writes what readers see of a prepared stream, and has a column in a narrower type than `columns`
+    /// ([`ColumnType::widens_to`](crate::ColumnType::widens_to)), anew in that type: for a commit that shows a
+    /// generation beside it ([`StreamCommit::rewritten`]). By itself it changes nothing.
+    ///
+    /// # Errors
+    /// `Cancelled` where it was asked to stop, `Destination` where a file is missing or damaged.
+    async fn rewrite(
+        &self,
+        stream: &StreamId,
+        columns: &Schema,
+        budget: &MemoryBudget,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Rewritten>>;
 
     /// Where a stream stands, read without taking it over; `None` where nothing of it was committed.
     async fn head(&self, stream: &StreamId) -> Result<Option<StreamHead>>;

@@ -36,7 +36,7 @@ pub use change::{
 };
 pub use chunk::{Chunk, DoneChunk, Fingerprint, Session};
 pub use commit::{
-    CursorState, DefinedColumn, Definition, FileKind, Meaning, OpenGeneration, OpenStep, Progress,
+    CursorState, DefinedColumn, Definition, FileKind, Meaning, OpenGeneration, OpenStep, Progress, Rewritten,
     StreamCommit, StreamHead, SwapStep, WindowRef, WrittenFile,
 };
 pub use config::{Secret, nearest, parse_config};

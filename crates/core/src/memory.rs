@@ -32,6 +32,12 @@ impl MemoryBudget {
         self.total as usize * UNIT
     }
 
+    /// The part that becomes free by itself, whatever open units (a half of it) and transactions in progress (an
+    /// eighth) hold until the next checkpoint: more than that must not be waited for.
+    pub fn sure(&self) -> usize {
+        self.total() / 8 * 3
+    }
+
     /// Bytes not taken at this moment.
     pub fn available(&self) -> usize {
         self.permits.available_permits() * UNIT

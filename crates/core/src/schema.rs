@@ -94,6 +94,74 @@ impl ColumnType {
         }
     }
 
+    /// The type whose files have a column of this Arrow type; `None` where there is none. Text says nothing of JSON.
+    pub fn of_arrow(arrow: &DataType) -> Option<Self> {
+        Some(match arrow {
+            DataType::Boolean => Self::Boolean,
+            DataType::Int8 => Self::Int8,
+            DataType::Int16 => Self::Int16,
+            DataType::Int32 => Self::Int32,
+            DataType::Int64 => Self::Int64,
+            DataType::UInt8 => Self::UInt8,
+            DataType::UInt16 => Self::UInt16,
+            DataType::UInt32 => Self::UInt32,
+            DataType::UInt64 => Self::UInt64,
+            DataType::Float32 => Self::Float32,
+            DataType::Float64 => Self::Float64,
+            DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
+                Self::Decimal { precision: *precision, scale: u8::try_from(*scale).ok()? }
+            }
+            DataType::Utf8 => Self::Text,
+            DataType::FixedSizeBinary(16) => Self::Uuid,
+            DataType::Binary => Self::Binary,
+            DataType::Date32 => Self::Date,
+            DataType::Time64(TimeUnit::Microsecond) => Self::Time,
+            DataType::Timestamp(TimeUnit::Microsecond, None) => Self::Timestamp,
+            DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => Self::TimestampTz,
+            DataType::List(item) => Self::List(Box::new(Self::of_arrow(item.data_type())?)),
+            _ => return None,
+        })
+    }
+
+    /// Whether `other` has every value of this type, exactly: files may be rewritten in it without loss.
+    pub fn widens_to(&self, other: &Self) -> bool {
+        if self == other {
+            return true;
+        }
+        if let Some(from) = self.integer() {
+            return match other {
+                Self::Float32 => from.bits <= 24,
+                Self::Float64 => from.bits <= 53,
+                Self::Decimal { precision, scale } => precision - scale >= from.digits,
+                _ => other.integer().is_some_and(|to| to.bits >= from.bits && (to.signed || !from.signed)),
+            };
+        }
+        match (self, other) {
+            (Self::Float32, Self::Float64) => true,
+            (
+                Self::Decimal { precision, scale },
+                Self::Decimal { precision: wider_precision, scale: wider_scale },
+            ) => wider_scale >= scale && wider_precision - wider_scale >= precision - scale,
+            (Self::List(from), Self::List(to)) => from.widens_to(to),
+            _ => false,
+        }
+    }
+
+    fn integer(&self) -> Option<Integer> {
+        let (signed, bits, digits) = match self {
+            Self::Int8 => (true, 7, 3),
+            Self::Int16 => (true, 15, 5),
+            Self::Int32 => (true, 31, 10),
+            Self::Int64 => (true, 63, 19),
+            Self::UInt8 => (false, 8, 3),
+            Self::UInt16 => (false, 16, 5),
+            Self::UInt32 => (false, 32, 10),
+            Self::UInt64 => (false, 64, 20),
+            _ => return None,
+        };
+        Some(Integer { signed, bits, digits })
+    }
+
     /// A nullable Arrow field of this type, with the canonical extension type where there is one.
     pub fn field(&self, name: &str) -> Field {
         let field = Field::new(name, self.arrow(), true);
@@ -108,6 +176,15 @@ impl ColumnType {
         }
         field.with_metadata(metadata)
     }
+}
+
+/// What the values of an integer type take.
+struct Integer {
+    signed: bool,
+    /// Bits of the greatest value, without a sign.
+    bits: u8,
+    /// Decimal digits of the greatest value.
+    digits: u8,
 }
 
 impl fmt::Display for ColumnType {
@@ -257,5 +334,81 @@ impl Schema {
         ArrowSchema::new(
             self.columns.iter().map(|column| column.column_type.field(&column.name)).collect::<Vec<_>>(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn widens(from: &str, to: &str) -> bool {
+        from.parse::<ColumnType>().unwrap().widens_to(&to.parse().unwrap())
+    }
+
+    #[test]
+    fn arrow_types_are_recognized() {
+        for name in [
+            "boolean",
+            "int8",
+            "uint64",
+            "float",
+            "double",
+            "decimal(38,38)",
+            "decimal(76,0)",
+            "text",
+            "uuid",
+            "binary",
+            "date",
+            "time",
+            "timestamp",
+            "timestamptz",
+            "list<list<uuid>>",
+        ] {
+            let column_type: ColumnType = name.parse().unwrap();
+            assert_eq!(ColumnType::of_arrow(&column_type.arrow()), Some(column_type), "{name}");
+        }
+        assert_eq!(ColumnType::of_arrow(&DataType::LargeUtf8), None);
+    }
+
+    #[test]
+    fn a_type_widens_to_what_has_all_its_values() {
+        for (from, to) in [
+            ("text", "text"),
+            ("int16", "int32"),
+            ("int32", "int64"),
+            ("uint32", "int64"),
+            ("int16", "float"),
+            ("int32", "double"),
+            ("int64", "decimal(19,0)"),
+            ("uint64", "decimal(22,2)"),
+            ("float", "double"),
+            ("decimal(6,2)", "decimal(7,3)"),
+            ("decimal(38,4)", "decimal(39,4)"),
+            ("list<int32>", "list<int64>"),
+        ] {
+            assert!(widens(from, to), "{from} to {to}");
+            assert_eq!(widens(to, from), from == to, "{to} to {from}");
+        }
+    }
+
+    #[test]
+    fn it_does_not_where_a_value_could_get_lost_or_read_otherwise() {
+        for (from, to) in [
+            ("uint32", "int32"),
+            ("int32", "uint64"),
+            ("int32", "float"),
+            ("int64", "double"),
+            ("int64", "decimal(18,0)"),
+            ("decimal(6,2)", "decimal(6,3)"),
+            ("decimal(6,2)", "decimal(12,1)"),
+            ("decimal(6,2)", "double"),
+            ("timestamp", "timestamptz"),
+            ("int32", "text"),
+            ("text", "json"),
+            ("date", "timestamp"),
+            ("list<int32>", "int64"),
+        ] {
+            assert!(!widens(from, to), "{from} to {to}");
+        }
     }
 }

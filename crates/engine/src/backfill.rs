@@ -9,8 +9,9 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use futures::{StreamExt, TryStreamExt};
 use lakeward_core::{
-    Batch, ChangeColumns, Chunk, Definition, DoneChunk, Error, Fingerprint, Op, OpenGeneration, OpenStep,
-    Progress, Result, Retry, Sequence, Session, StreamCommit, StreamHead, SwapStep, WrittenFile,
+    Batch, ChangeColumns, Chunk, DefinedColumn, Definition, DoneChunk, Error, Fingerprint, Op,
+    OpenGeneration, OpenStep, Progress, Result, Retry, Rewritten, Sequence, Session, StreamCommit,
+    StreamHead, SwapStep, WrittenFile,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -44,10 +45,19 @@ impl StreamRun {
     }
 
     async fn backfill_in_one_session(&self) -> Result<()> {
+        let older = self.history_may_be_older();
         let session = self.begin_session().await?;
-        let outcome = self.backfill_under(&session).await;
+        let outcome = self.backfill_under(&session, older).await;
         self.context.driver.end_backfill(session).await;
-        outcome
+        let Some(mut swap) = outcome? else { return Ok(()) };
+        if older {
+            // It may take long, and needs no snapshot.
+            swap.rewritten = self.rewrite_history().await?;
+        }
+        self.show(&mut swap).await?;
+        let (stream, generation) = (self.stream.id.clone(), swap.generation);
+        self.commit(swap, move |head| vec![Event::GenerationVisible { stream, generation, rows: head.rows }])
+            .await
     }
 
     /// Takes a snapshot. Where changes are followed, they are read on once the snapshot's `open` is committed.
@@ -86,7 +96,9 @@ impl StreamRun {
         outcome
     }
 
-    async fn backfill_under(&self, session: &Session) -> Result<()> {
+    /// Commits every chunk. Gives the commit that shows them, where that is still to be made: where the history `may
+    /// be older` it always is.
+    async fn backfill_under(&self, session: &Session, older: bool) -> Result<Option<StreamCommit>> {
         let driver = &self.context.driver;
         let head = self.head();
         let definition = self.stream.definition();
@@ -133,12 +145,13 @@ impl StreamRun {
             plan.into_iter().filter(|chunk| !kept.contains(&chunk.number)).collect();
         if let [only] = pending.as_slice()
             && resumed.is_none()
+            && !older
             // A log that is being followed rests meanwhile: not for long.
             && (self.phases.is_none() || only.bytes <= READ_WHILE_LOG_RESTS)
         {
             // A table of one chunk begins, arrives and is shown in one commit.
             let outcome = self.show_only_chunk(only, open, session, generation, &progress).await;
-            return self.opened(session, outcome).await;
+            return self.opened(session, outcome).await.map(|()| None);
         }
         self.commit_open(open, session).await?;
 
@@ -149,11 +162,7 @@ impl StreamRun {
         let mut swap =
             StreamCommit::new(self.stream.target.clone(), generation, self.unit(generation, "swap"));
         swap.window = self.first_window(session, &progress).await?;
-        swap.swap = Some(self.swap_step());
-        swap.files = self.end_of_history(generation).await?;
-        let stream = self.stream.id.clone();
-        self.commit(swap, move |head| vec![Event::GenerationVisible { stream, generation, rows: head.rows }])
-            .await
+        Ok(Some(swap))
     }
 
     async fn show_only_chunk(
@@ -164,18 +173,17 @@ impl StreamRun {
         generation: u32,
         progress: &Progress,
     ) -> Result<()> {
-        let mut copied =
-            self.read_chunk(chunk, session, generation, true, &self.context.options.cancel).await?;
-        copied.files.extend(self.end_of_history(generation).await?);
+        let copied = self.read_chunk(chunk, session, generation, true, &self.context.options.cancel).await?;
         open.unit = StreamCommit::backfill_unit(&self.stream.target, generation, chunk.number);
         open.chunk = Some((chunk.number, done(&copied, session)));
+        open.files.clone_from(&copied.files);
         open.window = self.first_window(session, progress).await?;
-        open.swap = Some(self.swap_step());
+        self.show(&mut open).await?;
         self.commit_chunk(open, copied, chunk.number).await
     }
 
-    /// Begins a generation that has nothing of what there was before it, and shows it.
-    pub(crate) async fn backfill_nothing(&self, session: &Session) -> Result<()> {
+    /// Begins a generation that has nothing of what there was before it, and shows it with the history as `rewritten`.
+    pub(crate) async fn backfill_nothing(&self, session: &Session, rewritten: Vec<Rewritten>) -> Result<()> {
         let generation = self.head().generation + 1;
         let unit = self.unit(generation, "begin");
         let mut commit = StreamCommit::new(self.stream.target.clone(), generation, unit.clone());
@@ -187,28 +195,53 @@ impl StreamRun {
             backfill: true,
         });
         commit.progress = Some(Progress { position: session.position.clone(), cursor: None, pass: 0 });
-        commit.swap = Some(self.swap_step());
+        commit.rewritten = rewritten;
         let writer = self.context.pool.open(self.stream.clone(), generation, unit, session.sequence).await?;
         commit.files = writer.finish(true).await?;
-        commit.files.extend(self.end_of_history(generation).await?);
+        self.show(&mut commit).await?;
         self.commit_open(commit, session).await
     }
 
     /// A change stream keeps what it said before; other modes replace it.
-    fn swap_step(&self) -> SwapStep {
-        match self.phases {
-            Some(_) if self.head().visible.is_some() && !self.stream.replaces_history => {
-                SwapStep::KeepHistory
-            }
-            _ => SwapStep::Replace,
-        }
+    fn keeps_history(&self) -> bool {
+        self.phases.is_some() && self.head().visible.is_some() && !self.stream.replaces_history
     }
 
-    /// Where history is kept, the row that ends it: everything before the generation is gone.
-    async fn end_of_history(&self, generation: u32) -> Result<Vec<WrittenFile>> {
-        if self.swap_step() != SwapStep::KeepHistory {
-            return Ok(Vec::new());
+    /// Whether files of a history that is kept may have a column in another type than it has now. To be asked before
+    /// the new generation begins.
+    pub(crate) fn history_may_be_older(&self) -> bool {
+        let (head, columns) = (self.head(), self.stream.file_columns());
+        let another = |known: &DefinedColumn| {
+            let column = columns.column(&known.name);
+            column.is_some_and(|column| column.column_type.to_string() != known.column_type)
+        };
+        // What an unfinished generation was to be says nothing of the files before it.
+        self.keeps_history()
+            && (head.open.is_some()
+                || head.definition.is_some_and(|before| before.columns.iter().any(another)))
+    }
+
+    /// The history's files in the types of now, where they have narrower ones.
+    pub(crate) async fn rewrite_history(&self) -> Result<Vec<Rewritten>> {
+        let (context, columns) = (&self.context, self.stream.file_columns());
+        context
+            .destination
+            .rewrite(&self.stream.target, &columns, &context.budget, &context.options.cancel)
+            .await
+    }
+
+    /// Lets a commit make its generation visible. Where history is kept, the last of its files ends that.
+    async fn show(&self, commit: &mut StreamCommit) -> Result<()> {
+        commit.swap = Some(SwapStep::Replace);
+        if self.keeps_history() {
+            commit.files.extend(self.end_of_history(commit.generation).await?);
+            commit.swap = Some(SwapStep::KeepHistory);
         }
+        Ok(())
+    }
+
+    /// The row that ends a history: everything before the generation is gone.
+    async fn end_of_history(&self, generation: u32) -> Result<Vec<WrittenFile>> {
         let unit = self.unit(generation, "end of history");
         let mut writer = self.context.pool.open(self.stream.clone(), generation, unit, 0).await?;
         let schema = Arc::new(self.stream.schema.arrow());
@@ -249,6 +282,7 @@ impl StreamRun {
                     let unit = StreamCommit::backfill_unit(&self.stream.target, generation, chunk.number);
                     let mut commit = StreamCommit::new(self.stream.target.clone(), generation, unit);
                     commit.chunk = Some((chunk.number, done(&copied, session)));
+                    commit.files.clone_from(&copied.files);
                     self.commit_chunk(commit, copied, chunk.number).await
                 }
             })
@@ -346,8 +380,7 @@ impl StreamRun {
         }
     }
 
-    async fn commit_chunk(&self, mut commit: StreamCommit, copied: Copied, chunk: u32) -> Result<()> {
-        commit.files = copied.files.clone();
+    async fn commit_chunk(&self, commit: StreamCommit, copied: Copied, chunk: u32) -> Result<()> {
         let stream = self.stream.id.clone();
         let rows = copied.rows;
         let shown = commit.swap.map(|_| commit.generation);

@@ -1,6 +1,9 @@
 //! What becomes of a stream's newest generation when its definition is no longer the same.
 
-use lakeward_core::{Column, ConfiguredStream, Definition, Error, ErrorKind, OnSchemaChange, Result, Schema};
+use lakeward_core::{
+    Column, ColumnType, ConfiguredStream, DefinedColumn, Definition, Error, ErrorKind, OnSchemaChange,
+    PartitionField, Result, Schema,
+};
 
 /// The answer.
 #[derive(Debug, PartialEq)]
@@ -30,7 +33,8 @@ pub(crate) fn with_retired_columns(
 }
 
 /// The stream as a new generation behind this one, whose files are kept as history: all of them have to be read
-/// together, so columns that the source lost stay, and one that changed its type replaces the history.
+/// together, so columns that the source lost stay. A type that only got wider is given to the history too when the
+/// generation is shown; any other change of a type replaces it.
 pub(crate) fn successor(
     stream: &ConfiguredStream,
     before: &Definition,
@@ -38,12 +42,27 @@ pub(crate) fn successor(
 ) -> Result<ConfiguredStream> {
     let conflict = before.columns.iter().any(|known| {
         let column = stream.schema.column(&known.name);
-        column.is_some_and(|column| column.column_type.to_string() != known.column_type)
+        column.is_some_and(|column| !reads_as(stream, before, known, column))
     });
-    if conflict || (unfinished && before.replaces_history) {
+    // What an unfinished generation would have replaced says nothing of what is there.
+    let replaces = before.replaces_history || !before.sync_mode.follows_log();
+    if conflict || (unfinished && replaces) {
         return Ok(ConfiguredStream { replaces_history: true, ..stream.clone() });
     }
     with_retired_columns(stream, before)
+}
+
+/// Whether files that have a column as it was can be read, or rewritten, as it is now.
+fn reads_as(stream: &ConfiguredStream, before: &Definition, known: &DefinedColumn, column: &Column) -> bool {
+    if column.column_type.to_string() == known.column_type {
+        return true;
+    }
+    // The names of partition directories are made of the values, which a rewritten file does not leave.
+    let of_before = before.partition.iter().filter_map(|field| field.parse::<PartitionField>().ok());
+    let mut fields = stream.partition.iter().cloned().chain(of_before);
+    let partitions = fields.any(|field| field.column == known.name);
+    let known = known.column_type.parse::<ColumnType>();
+    !partitions && known.is_ok_and(|known| known.widens_to(&column.column_type))
 }
 
 /// Compares what a generation is with what the stream is now, under the stream's policy.

@@ -5,11 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use lakeward_core::{
-    Capabilities, Destination, DestinationIdentity, Error, Finding, OpenGeneration, Pipeline, Progress,
-    Result, Run, StreamCommit, StreamHead, StreamId, SwapStep, UnitSpec, VisibleFile, WindowRef, Writer,
-    parse_config,
+    Capabilities, Destination, DestinationIdentity, Error, Finding, MemoryBudget, OpenGeneration, Pipeline,
+    Progress, Result, Rewritten, Run, Schema, StreamCommit, StreamHead, StreamId, SwapStep, UnitSpec,
+    VisibleFile, WindowRef, Writer, parse_config,
 };
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::NullConfig;
 use crate::writer::NullWriter;
@@ -163,6 +164,16 @@ impl Destination for NullDestination {
                 None => Err(Error::bug("a stream was not prepared").at("stream", &commit.stream)),
             })
             .collect()
+    }
+
+    async fn rewrite(
+        &self,
+        _stream: &StreamId,
+        _columns: &Schema,
+        _budget: &MemoryBudget,
+        _cancel: &CancellationToken,
+    ) -> Result<Vec<Rewritten>> {
+        Ok(Vec::new())
     }
 
     async fn head(&self, stream: &StreamId) -> Result<Option<StreamHead>> {

@@ -61,7 +61,7 @@ impl Held {
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
-    pub(crate) fn replace(&mut self, choice: &Choice, merged: &[WrittenFile]) -> Result<Option<StreamHead>> {
+    pub(crate) fn replace(&mut self, choice: &Choice, merged: &WrittenFile) -> Result<Option<StreamHead>> {
         self.guarded(|held| {
             let _lock = StreamLock::acquire(&held.paths.lock())?;
             held.in_order(|held| held.draft_merge(choice, merged))
@@ -236,6 +236,9 @@ impl Held {
             let before = fold.paths_of(commit.generation).filter(|(_, file)| file.chunk == Some(*number));
             record.remove.extend(before.map(|(path, _)| path.clone()));
         }
+        if !commit.rewritten.is_empty() {
+            self.draft_rewritten(&mut record, commit)?;
+        }
         record.remove.sort();
         record.remove.dedup();
         if !record.add.is_empty() || record.chunk.is_some() || commit.progress.is_some() {
@@ -251,14 +254,15 @@ impl Held {
     }
 
     /// The record of a merge; `None` where the files that were merged are no longer what they were.
-    fn draft_merge(&self, choice: &Choice, merged: &[WrittenFile]) -> Result<Option<Record>> {
+    fn draft_merge(&self, choice: &Choice, merged: &WrittenFile) -> Result<Option<Record>> {
         if !choice.still_stands(&self.fold) {
             return Ok(None);
         }
         let mut record = self.repeat();
         record.kind.push(Kind::Replace);
         record.unit = Some(choice.unit.clone());
-        record.add = self.added(choice.generation, record.number, &choice.unit, merged)?;
+        record.add =
+            self.added(choice.generation, record.number, &choice.unit, std::slice::from_ref(merged))?;
         record.remove = choice.inputs.iter().map(|input| input.path.clone()).collect();
         record.remove.sort();
         Ok(Some(record))
@@ -287,9 +291,39 @@ impl Held {
                 sha256: file.sha256.clone(),
                 staged: self.in_meta(Path::new(&file.staged))?,
             };
-            Ok(AddedFile { path, file: facts })
+            Ok(AddedFile { path, generation: None, file: facts })
         };
         files.iter().enumerate().map(added).collect()
+    }
+
+    /// Lets rewritten files of what readers see take the place of those they were made of.
+    fn draft_rewritten(&self, record: &mut Record, commit: &StreamCommit) -> Result<()> {
+        let files: Vec<WrittenFile> =
+            commit.rewritten.iter().map(|rewritten| rewritten.file.clone()).collect();
+        let mut added = Vec::with_capacity(files.len());
+        for generation in self.fold.visible.iter().copied() {
+            let named = self.added(generation, record.number, &commit.unit, &files)?;
+            let of_it = named.into_iter().zip(&commit.rewritten).filter(|(_, rewritten)| {
+                let replaced = self.fold.files.get(&rewritten.replaces);
+                replaced.is_some_and(|file| file.generation == generation)
+            });
+            added.extend(of_it.map(|(file, _)| AddedFile { generation: Some(generation), ..file }));
+        }
+        if commit.swap != Some(SwapStep::KeepHistory) {
+            return Err(
+                Error::bug("files were rewritten of a history that is not kept").at("unit", &commit.unit)
+            );
+        }
+        if added.len() != files.len() {
+            // Where nothing was opened before, small files may have been merged meanwhile.
+            return Err(Error::new(
+                ErrorKind::SessionLost,
+                "files that were rewritten were replaced meanwhile",
+            ));
+        }
+        record.remove.extend(commit.rewritten.iter().map(|rewritten| rewritten.replaces.clone()));
+        record.add.extend(added);
+        Ok(())
     }
 
     fn draft_swap(&self, record: &mut Record, mode: SwapStep) -> Result<()> {
@@ -302,7 +336,7 @@ impl Held {
         }
         // The last file of the swap's own commit: where history is kept it is the one that ends the generation
         // before, and comes last.
-        let own = record.add.last().map(|added| added.path.clone());
+        let own = record.add.iter().rfind(|added| added.generation.is_none()).map(|added| added.path.clone());
         let Some(witness) =
             own.or_else(|| after.paths_of(record.generation).last().map(|(path, _)| path.clone()))
         else {

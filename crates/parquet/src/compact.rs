@@ -1,4 +1,4 @@
-//! Which small files are merged: a pure function of the log.
+//! Which files are merged or rewritten: a pure function of the log.
 //!
 //! Files of a partition directory are told apart by their size, in steps of eight from 16 KiB on. Where enough of
 //! one step have gathered they become one file, which as a rule is of the next: so a row is rewritten about once a
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use lakeward_core::{Eagerness, FileKind};
 
-use crate::fold::Fold;
+use crate::fold::{Fold, LiveFile};
 
 /// Files of one step that are worth merging by themselves.
 const GATHERED: usize = 16;
@@ -40,6 +40,17 @@ pub(crate) struct Input {
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) sha256: String,
+}
+
+impl Input {
+    fn of(path: &str, file: &LiveFile) -> Self {
+        Self {
+            path: path.to_owned(),
+            rows: file.facts.rows,
+            bytes: file.facts.bytes,
+            sha256: file.facts.sha256.clone(),
+        }
+    }
 }
 
 /// The size from which a file is left alone, where files of new units have up to so many bytes.
@@ -87,23 +98,10 @@ impl Choice {
             bytes += file.facts.bytes;
             before < room
         });
-        let inputs: Vec<Input> = taken
-            .map(|(path, file)| Input {
-                path: (*path).clone(),
-                rows: file.facts.rows,
-                bytes: file.facts.bytes,
-                sha256: file.facts.sha256.clone(),
-            })
-            .collect();
+        let inputs = taken.map(|(path, file)| Input::of(path, file)).collect();
         let partition = files.first().map(|(_, file)| file.facts.partition.clone()).unwrap_or_default();
-        let stream = format!("{}.{}", fold.stream.namespace, fold.stream.name);
-        Some(Self {
-            generation: fold.generation,
-            unit: format!("merge/{stream}/{}/{}", fold.generation, fold.number),
-            partition,
-            inputs,
-            sought: sought(fold),
-        })
+        let (generation, sought) = (fold.generation, sought(fold));
+        Some(Self { generation, unit: unit("merge", fold), partition, inputs, sought })
     }
 
     /// Whether all of the files are still part of the newest generation, and that is visible.
@@ -128,6 +126,27 @@ impl Choice {
     }
 }
 
+/// Each file that readers see, to be written anew by itself.
+pub(crate) fn each_visible_file(fold: &Fold) -> Vec<(String, Choice)> {
+    let rewritten = |(path, file): (&String, &LiveFile)| {
+        let choice = Choice {
+            generation: file.generation,
+            unit: unit("rewrite", fold),
+            partition: file.facts.partition.clone(),
+            inputs: vec![Input::of(path, file)],
+            sought: sought(fold),
+        };
+        (path.clone(), choice)
+    };
+    let visible = |file: &LiveFile| file.facts.kind == FileKind::Data && fold.is_visible(file.generation);
+    fold.files.iter().filter(|(_, file)| visible(file)).map(rewritten).collect()
+}
+
+fn unit(what: &str, fold: &Fold) -> String {
+    let stream = format!("{}.{}", fold.stream.namespace, fold.stream.name);
+    format!("{what}/{stream}/{}/{}", fold.generation, fold.number)
+}
+
 fn sought(fold: &Fold) -> Vec<String> {
     let Some(definition) = &fold.definition else { return Vec::new() };
     let partition = definition
@@ -141,7 +160,7 @@ fn sought(fold: &Fold) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fold::{LiveFile, OpenBackfill};
+    use crate::fold::OpenBackfill;
     use crate::record::FileFacts;
 
     const FULL: u64 = 128 << 20;

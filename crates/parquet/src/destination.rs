@@ -8,23 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use lakeward_core::{
     Capabilities, CommittedRows, CompactRequest, Compacted, Destination, DestinationIdentity, Error,
-    ErrorKind, Finding, Pipeline, Result, Run, Schema, StreamCommit, StreamHead, StreamId, UnitSpec,
-    VisibleFile, WindowRef, Writer, parse_config,
+    ErrorKind, Finding, MemoryBudget, Pipeline, Result, Rewritten, Run, Schema, StreamCommit, StreamHead,
+    StreamId, UnitSpec, VisibleFile, WindowRef, Writer, parse_config,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::commit::Held;
-use crate::compact::{Choice, full};
+use crate::compact::{self, Choice, full};
 use crate::config::{ParquetConfig, Settings};
 use crate::durable::{self, StreamLock, ensure_dir, names, sync_dir, walk, write_synced};
 use crate::error::io_error;
 use crate::fold::{Fold, LiveFile};
 use crate::layout::{Layout, StreamPaths, hex, is_ours};
-use crate::merge::{Merged, Places, merge};
+use crate::merge::{Merge, Merged, Places};
 use crate::view::View;
 use crate::writer::ParquetWriter;
 use crate::{check, log, read};
@@ -106,8 +107,13 @@ impl ParquetDestination {
         let chosen = self.blocking(move |shared| choose(shared, held.as_ref(), &id, &asked)).await?;
         let Some((choice, places)) = chosen else { return Ok(None) };
         let tried = choice.clone();
-        let merged = self.blocking(move |shared| merge(&tried, &places, &shared.settings, &request)).await;
-        let merged = match merged {
+        let merged = self.blocking(move |shared| {
+            let CompactRequest { budget, cancel, .. } = &request;
+            let merge = Merge::survey(tried, places, &Schema::default(), budget, cancel)?;
+            let memory = budget.try_reserve(merge.memory());
+            memory.map(|memory| merge.run(&shared.settings, memory, cancel)).transpose()
+        });
+        let merged = match merged.await {
             Ok(Some(merged)) => merged,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -126,6 +132,34 @@ impl ParquetDestination {
         });
         let committed = committing.await.map_err(|e| Error::bug("a merge ended unexpectedly").source(e))?;
         joined(committed)
+    }
+
+    /// Rewrites those of the files that have a narrower column, one by one.
+    async fn rewrite_narrow(
+        &self,
+        files: Vec<(String, Choice)>,
+        places: Places,
+        columns: &Schema,
+        budget: &MemoryBudget,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Rewritten>> {
+        let mut rewritten = Vec::new();
+        for (replaces, choice) in files {
+            let (places, columns) = (places.clone(), columns.clone());
+            let (of, stop) = (budget.clone(), cancel.clone());
+            let survey = move |_: &Shared| Merge::survey(choice, places, &columns, &of, &stop);
+            let merge = self.blocking(survey).await?;
+            if !merge.rewrites() {
+                continue;
+            }
+            let needed = merge.memory().min(budget.sure());
+            let memory = cancel.run_until_cancelled(budget.reserve(needed)).await;
+            let (memory, stop) = (memory.ok_or_else(Error::cancelled)??, cancel.clone());
+            let merged = self.blocking(move |shared| merge.run(&shared.settings, memory, &stop)).await?;
+            rewritten.push((replaces, merged));
+        }
+        let kept = |(replaces, merged): (String, Merged)| Rewritten { replaces, file: merged.into_file() };
+        Ok(rewritten.into_iter().map(kept).collect())
     }
 
     /// Runs work on the file system off the async threads. Once begun it ends, whoever stops waiting.
@@ -264,6 +298,23 @@ impl Destination for ParquetDestination {
         outcome.map_err(|error| error.at("stream", stream))
     }
 
+    async fn rewrite(
+        &self,
+        stream: &StreamId,
+        columns: &Schema,
+        budget: &MemoryBudget,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Rewritten>> {
+        let slot = self.slot(stream);
+        let (files, places) = {
+            let held = slot.held.lock().await;
+            let held = held.as_ref().ok_or_else(|| not_prepared(stream))?;
+            (compact::each_visible_file(&held.fold), Places::of(held, stream))
+        };
+        let rewritten = self.rewrite_narrow(files, places, columns, budget, cancel).await;
+        rewritten.map_err(|error| error.at("stream", stream))
+    }
+
     async fn head(&self, stream: &StreamId) -> Result<Option<StreamHead>> {
         let id = stream.clone();
         let fold = self.blocking(move |shared| log::read(&shared.layout.stream(&id)?)).await;
@@ -360,12 +411,7 @@ fn choose(
         return Ok(None);
     }
     let choice = Choice::of(&held.fold, request.eagerness, full(shared.settings.target_file_size));
-    let places = Places {
-        visible: held.paths.visible.clone(),
-        staging: held.staging.clone(),
-        stream: stream.to_string(),
-    };
-    Ok(choice.map(|choice| (choice, places)))
+    Ok(choice.map(|choice| (choice, Places::of(held, stream))))
 }
 
 fn commit_merge(
@@ -375,15 +421,15 @@ fn commit_merge(
     mut merged: Merged,
 ) -> Result<Option<(Compacted, StreamHead)>> {
     let held = held.as_mut().ok_or_else(|| not_prepared(stream))?;
-    let committed = held.replace(choice, merged.files());
+    let committed = held.replace(choice, merged.file());
     if committed.as_ref().is_ok_and(Option::is_some) || held.in_doubt.is_some() {
         merged.keep();
     }
     let compacted = Compacted {
         merged: choice.inputs.len() as u64,
         bytes_before: choice.bytes(),
-        files: merged.files().len() as u64,
-        bytes: merged.files().iter().map(|file| file.bytes).sum(),
+        files: 1,
+        bytes: merged.file().bytes,
         rows: choice.rows(),
     };
     Ok(committed.map_err(|error| error.at("unit", &choice.unit))?.map(|head| (compacted, head)))

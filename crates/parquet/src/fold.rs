@@ -106,9 +106,9 @@ impl Fold {
         let chunk = record.chunk.as_ref().map(|chunk| chunk.number);
         for added in &record.add {
             let file = LiveFile {
-                generation: record.generation,
+                generation: added.generation.unwrap_or(record.generation),
                 commit: record.number,
-                chunk,
+                chunk: chunk.filter(|_| added.generation.is_none()),
                 facts: added.file.clone(),
             };
             self.files.insert(added.path.clone(), file);
@@ -260,7 +260,7 @@ mod tests {
             sha256: String::new(),
             staged: format!("staging/run/{path}"),
         };
-        AddedFile { path: path.to_owned(), file }
+        AddedFile { path: path.to_owned(), generation: None, file }
     }
 
     fn done(number: u32, snapshot: &str) -> Option<ChunkDone> {

@@ -1,21 +1,27 @@
 //! Reads small files and writes one of them into staging, in bounded memory.
 //!
-//! The merged file has every column of any of its inputs, null where an input lacks it. Inputs are verified
-//! against the hashes that the log has of them, so that a damaged file is not made to look whole.
+//! The merged file has every column of any of its inputs, null where an input lacks it, in a wider type where one is
+//! asked for. Inputs are verified against the hashes that the log has of them, so that a damaged file is not made to
+//! look whole.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::concat_batches;
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use lakeward_core::{CompactRequest, Error, FileKind, Reservation, Result, WrittenFile, failpoint};
+use lakeward_core::{
+    ColumnType, Error, FileKind, MemoryBudget, Reservation, Result, Schema as Columns, StreamId, WrittenFile,
+    failpoint,
+};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use parquet::basic::Type;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use tokio_util::sync::CancellationToken;
 
+use crate::commit::Held;
 use crate::compact::{Choice, Input};
 use crate::config::Settings;
 use crate::durable::{remove_file, sync_dir};
@@ -48,13 +54,19 @@ pub(crate) struct Merged {
 }
 
 impl Merged {
-    pub(crate) fn files(&self) -> &[WrittenFile] {
-        std::slice::from_ref(&self.file)
+    pub(crate) fn file(&self) -> &WrittenFile {
+        &self.file
     }
 
     /// Leaves the file where it is: a record may name it.
     pub(crate) fn keep(&mut self) {
         self.keep = true;
+    }
+
+    /// Leaves the file to whoever commits it.
+    pub(crate) fn into_file(mut self) -> WrittenFile {
+        self.keep();
+        self.file.clone()
     }
 }
 
@@ -68,6 +80,7 @@ impl Drop for Merged {
 }
 
 /// Where a merge reads and writes.
+#[derive(Clone)]
 pub(crate) struct Places {
     pub(crate) visible: PathBuf,
     pub(crate) staging: PathBuf,
@@ -75,69 +88,51 @@ pub(crate) struct Places {
     pub(crate) stream: String,
 }
 
-/// Merges the chosen files; `None` where there is no memory for it now.
-///
-/// # Errors
-/// `Cancelled` where it was asked to stop. `Destination` where a file is missing, damaged, or cannot be written.
-pub(crate) fn merge(
-    choice: &Choice,
-    places: &Places,
-    settings: &Settings,
-    request: &CompactRequest,
-) -> Result<Option<Merged>> {
-    let Survey { schema, order, reading, encoding, position } = Survey::of(choice, places, request)?;
-    let share = (request.budget.total() / BUDGET_SHARE).clamp(1, MAX_ROW_GROUP_BYTES);
-    let share = usize::try_from(encoding).unwrap_or(usize::MAX).min(share);
-    let needed = share.saturating_add(usize::try_from(reading).unwrap_or(usize::MAX));
-    let Some(_memory): Option<Reservation> = request.budget.try_reserve(needed) else { return Ok(None) };
-
-    let mut output = Output::new(choice, places, settings, schema.clone(), share);
-    for input in order {
-        let path = places.visible.join(&input.path);
-        let file = open(&path)?;
-        verify(&file, &input.sha256, &path, &request.cancel)?;
-        let fail = |error| read_error(&path, error);
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(fail)?;
-        let rows = batch_rows(builder.metadata());
-        let mut read = 0;
-        for batch in builder.with_batch_size(rows).build().map_err(fail)? {
-            if request.cancel.is_cancelled() {
-                return Err(Error::cancelled());
-            }
-            let batch = batch.map_err(|error| read_error(&path, error.into()))?;
-            read += batch.num_rows() as u64;
-            output.write(widened(&schema, &batch)?)?;
-        }
-        if read != input.rows {
-            return Err(damaged("a committed file does not hold the rows that its record says", &path));
+impl Places {
+    pub(crate) fn of(held: &Held, stream: &StreamId) -> Self {
+        Self {
+            visible: held.paths.visible.clone(),
+            staging: held.staging.clone(),
+            stream: stream.to_string(),
         }
     }
-    let merged = output.finish(position)?;
-    failpoint::hit("parquet-merge-staged")?;
-    Ok(Some(merged))
 }
 
-/// What the files are like that are to be merged.
-struct Survey<'a> {
+/// Files that are to become one, looked at but not yet read.
+pub(crate) struct Merge {
+    choice: Choice,
+    places: Places,
     schema: SchemaRef,
     /// By their first rows: a file that was merged before is younger than its rows.
-    order: Vec<&'a Input>,
+    order: Vec<Input>,
     /// Bytes that reading one of them takes.
-    reading: u64,
-    /// Bytes that encoding all of them would take, were they one row group.
-    encoding: u64,
+    reading: usize,
+    /// Bytes that the open row group takes at most.
+    share: usize,
     /// The last one's position, as its footer has it.
     position: Option<String>,
+    /// Whether a column gets another type than it has in the files.
+    rewrites: bool,
 }
 
-impl<'a> Survey<'a> {
-    fn of(choice: &'a Choice, places: &Places, request: &CompactRequest) -> Result<Self> {
+impl Merge {
+    /// Looks at the chosen files. What they have of `columns` becomes of the type that it has there.
+    ///
+    /// # Errors
+    /// `Cancelled` where it was asked to stop. `Destination` where a file is missing or damaged.
+    pub(crate) fn survey(
+        choice: Choice,
+        places: Places,
+        columns: &Columns,
+        budget: &MemoryBudget,
+        cancel: &CancellationToken,
+    ) -> Result<Self> {
         let mut fields: Vec<Field> = Vec::new();
         let (mut reading, mut encoding) = (0, 0);
         let mut order = Vec::with_capacity(choice.inputs.len());
         // The newest first: its columns come in the order of now, and what only older ones have comes behind.
         for input in choice.inputs.iter().rev() {
-            if request.cancel.is_cancelled() {
+            if cancel.is_cancelled() {
                 return Err(Error::cancelled());
             }
             let path = places.visible.join(&input.path);
@@ -162,7 +157,19 @@ impl<'a> Survey<'a> {
                 .map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0).min(columns * COLUMN_BYTES));
             reading = reading.max(pages.max().unwrap_or(0));
             encoding += decoded_bytes(metadata);
-            order.push((first_sequence(metadata), input, noted(metadata, POSITION)));
+            order.push((first_sequence(metadata), input.clone(), noted(metadata, POSITION)));
+        }
+        let mut rewrites = false;
+        for field in &mut fields {
+            let column = columns.column(field.name()).map(|column| &column.column_type);
+            let Some(wider) = column.filter(|wider| wider.arrow() != *field.data_type()) else { continue };
+            if !ColumnType::of_arrow(field.data_type()).is_some_and(|known| known.widens_to(wider)) {
+                return Err(Error::bug("a column is to be rewritten in a type that has not all its values")
+                    .at("column", field.name())
+                    .at("type", wider));
+            }
+            *field = wider.field(field.name());
+            rewrites = true;
         }
         // Rows of one snapshot have one sequence: they stay in the order of their commits.
         order.reverse();
@@ -172,7 +179,57 @@ impl<'a> Survey<'a> {
         encoding += fields.len() as u64 * ENCODER_BYTES;
         // A batch as it is read, those that wait for the encoder, and both as one.
         reading += 4 * BATCH_BYTES.min(encoding);
-        Ok(Self { schema: Arc::new(Schema::new(fields)), order, reading, encoding, position })
+        let share = (budget.total() / BUDGET_SHARE).clamp(1, MAX_ROW_GROUP_BYTES);
+        let share = usize::try_from(encoding).unwrap_or(usize::MAX).min(share);
+        let reading = usize::try_from(reading).unwrap_or(usize::MAX);
+        let schema = Arc::new(Schema::new(fields));
+        Ok(Self { choice, places, schema, order, reading, share, position, rewrites })
+    }
+
+    /// Whether a column gets another type than it has in the files.
+    pub(crate) fn rewrites(&self) -> bool {
+        self.rewrites
+    }
+
+    /// Bytes that it takes at most.
+    pub(crate) fn memory(&self) -> usize {
+        self.share.saturating_add(self.reading)
+    }
+
+    /// Merges the files, in memory that was taken for it.
+    ///
+    /// # Errors
+    /// `Cancelled` where it was asked to stop. `Destination` where a file is missing, damaged, or cannot be written.
+    pub(crate) fn run(
+        &self,
+        settings: &Settings,
+        _memory: Reservation,
+        cancel: &CancellationToken,
+    ) -> Result<Merged> {
+        let mut output = Output::new(&self.choice, &self.places, settings, self.schema.clone(), self.share);
+        for input in &self.order {
+            let path = self.places.visible.join(&input.path);
+            let file = open(&path)?;
+            verify(&file, &input.sha256, &path, cancel)?;
+            let fail = |error| read_error(&path, error);
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(fail)?;
+            let rows = batch_rows(builder.metadata());
+            let mut read = 0;
+            for batch in builder.with_batch_size(rows).build().map_err(fail)? {
+                if cancel.is_cancelled() {
+                    return Err(Error::cancelled());
+                }
+                let batch = batch.map_err(|error| read_error(&path, error.into()))?;
+                read += batch.num_rows() as u64;
+                output.write(completed(&self.schema, &batch)?)?;
+            }
+            if read != input.rows {
+                return Err(damaged("a committed file does not hold the rows that its record says", &path));
+            }
+        }
+        let merged = output.finish(self.position.clone())?;
+        failpoint::hit("parquet-merge-staged")?;
+        Ok(merged)
     }
 }
 
@@ -214,19 +271,22 @@ fn noted(metadata: &ParquetMetaData, key: &str) -> Option<String> {
     notes.iter().find(|note| note.key == key)?.value.clone()
 }
 
-/// A batch with all columns of the merged file.
-fn widened(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+/// A batch with all columns of the merged file, in its types.
+fn completed(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     let rows = batch.num_rows();
-    let columns: Vec<ArrayRef> = schema
+    let exact = CastOptions { safe: false, ..CastOptions::default() };
+    let columns: Result<Vec<ArrayRef>> = schema
         .fields()
         .iter()
         .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => column.clone(),
-            None => new_null_array(field.data_type(), rows),
+            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+            Some(column) => cast_with_options(column, field.data_type(), &exact)
+                .map_err(|_| Error::bug("a column cannot be given a wider type").at("column", field.name())),
+            None => Ok(new_null_array(field.data_type(), rows)),
         })
         .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+    RecordBatch::try_new_with_options(schema.clone(), columns?, &options)
         .map_err(|e| Error::bug("a file's rows do not fit the merged file").source(e))
 }
 

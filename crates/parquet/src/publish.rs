@@ -77,8 +77,8 @@ impl Stage<'_> {
                     self.exchange()?;
                 }
             }
-            // History stays: the files join it, and those of the swap's own commit, which end the generation
-            // before, come last.
+            // History stays: the files join it, and the one of the swap's own commit that ends the generation before
+            // comes last. What of the history was rewritten comes behind it: nobody counts it twice there.
             SwapStep::KeepHistory => {
                 let (last, first): (Vec<Listed<'_>>, Vec<Listed<'_>>) = self
                     .fold
@@ -86,10 +86,14 @@ impl Stage<'_> {
                     .iter()
                     .filter(|(_, file)| file.generation == self.fold.generation)
                     .partition(|(path, _)| **path == swap.witness);
-                let others = files.into_iter().filter(|(_, file)| file.generation != self.fold.generation);
-                self.place(others.collect(), false)?;
-                self.place(first, false)?;
-                self.place(last, false)?;
+                let shown = last.first().map(|(_, file)| file.commit);
+                let (rewritten, others) = files
+                    .into_iter()
+                    .filter(|(_, file)| file.generation != self.fold.generation)
+                    .partition(|(_, file)| Some(file.commit) == shown);
+                for files in [others, first, last, rewritten] {
+                    self.place(files, false)?;
+                }
             }
         }
         self.retire_former()

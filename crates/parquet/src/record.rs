@@ -110,6 +110,9 @@ pub(crate) struct ChunkDone {
 pub(crate) struct AddedFile {
     /// Relative to its generation's directory, wherever that lies.
     pub(crate) path: String,
+    /// The generation before that it belongs to; `None` where it is the record's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) generation: Option<u32>,
     #[serde(flatten)]
     pub(crate) file: FileFacts,
 }

@@ -16,14 +16,19 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lakeward_core::{Destination, Eagerness, Progress, Result, StreamId, SwapStep};
+use arrow::datatypes::DataType;
+use lakeward_core::{
+    Column, ColumnType, Destination, Eagerness, MemoryBudget, Progress, Result, StreamId, SwapStep,
+};
 use lakeward_parquet::FAILPOINTS;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tokio_util::sync::CancellationToken;
 
 use support::*;
 
 const DIR: &str = "LAKEWARD_TEST_DIR";
 const RUN: &str = "LAKEWARD_TEST_RUN";
-const LAST: u64 = 17;
+const LAST: u64 = 20;
 
 fn id() -> StreamId {
     StreamId::new("public", "numbers")
@@ -40,7 +45,8 @@ fn expected(step: u64) -> BTreeMap<i64, usize> {
         11 => once(&[1000..1020]),
         12 | 13 => once(&[1000..1020, 2000..2005]),
         14 => once(&[1000..1020, 2000..2005, 3000..3010]),
-        15 | 16 => once(&[1000..1020, 2000..2005, 3000..3010, 3100..3105]),
+        15..=17 => once(&[1000..1020, 2000..2005, 3000..3010, 3100..3105]),
+        18 | 19 => once(&[1000..1020, 2000..2005, 3000..3010, 3100..3105, 5000..5010, 5100..5105]),
         _ => once(&[4000..4010]),
     }
 }
@@ -60,16 +66,26 @@ fn merged_before(step: u64) -> Option<usize> {
 /// Does what is left of the script. The pass, committed with each step, says how far it has come, and each time
 /// it is looked at what a reader sees: after a recovery as after a commit.
 async fn script(dir: &Path, run_id: &str) -> Result<()> {
-    let stream = numbers(&id(), true);
+    let narrow = numbers(&id(), true);
+    let decimal = ColumnType::Decimal { precision: 20, scale: 0 };
+    let columns = vec![Column::new("id", ColumnType::Int64), Column::new("part", decimal.clone())];
+    let wide = stream_of(&id(), columns, &["part"]);
     let lake = destination(dir);
     let mut head = lake.prepare(&id(), &run(run_id)).await?;
     loop {
+        let stream = if head.progress.pass < 15 { &narrow } else { &wide };
         assert_eq!(
             ids(&dir.join("public/numbers")),
             expected(head.progress.pass),
             "step {}",
             head.progress.pass
         );
+        if head.progress.pass >= 18 {
+            // Every file of the history was written anew in the type of the generation that was shown.
+            for file in lake.files(&id()).await? {
+                assert_eq!(type_of_part(&file.path), decimal.arrow(), "{}", file.path);
+            }
+        }
         if head.progress.pass == LAST {
             return Ok(());
         }
@@ -91,10 +107,11 @@ async fn script(dir: &Path, run_id: &str) -> Result<()> {
             11..=12 => 2,
             13 => 3,
             14..=15 => 4,
-            _ => 5,
+            16..=18 => 5,
+            _ => 6,
         };
         let name = format!("step/{step}");
-        let mut next = commit(&stream, generation, &name);
+        let mut next = commit(stream, generation, &name);
         next.progress = Some(Progress { position: None, cursor: None, pass: step });
         let ids = match step {
             2 => Some(0..10),
@@ -109,35 +126,49 @@ async fn script(dir: &Path, run_id: &str) -> Result<()> {
             13 => Some(2500..2505),
             14 => Some(3000..3010),
             15 => Some(3100..3105),
-            17 => Some(4000..4010),
+            17 => Some(5000..5010),
+            18 => Some(5100..5105),
+            20 => Some(4000..4010),
             _ => None,
         };
         match step {
-            1 => next.open = Some(open(&stream, 2, "s1")),
+            1 => next.open = Some(open(stream, 2, "s1")),
             2 | 6 => next.chunk = Some((0, done(10))),
             3 => next.chunk = Some((1, done(10))),
             5 => {
-                next.open = Some(open(&stream, 2, "s2"));
+                next.open = Some(open(stream, 2, "s2"));
             }
             7 => next.swap = Some(SwapStep::Replace),
             8..=10 => next.window = Some(vec![step as u8; 100]),
             11 | 14 => {
-                next.open = Some(open(&stream, 1, "s"));
+                next.open = Some(open(stream, 1, "s"));
                 next.chunk = Some((0, done(20)));
                 next.swap = Some(if step == 11 { SwapStep::Replace } else { SwapStep::KeepHistory });
             }
-            13 | 16 => next.open = Some(open(&stream, 1, "s")),
-            17 => {
+            13 | 16 | 19 => next.open = Some(open(stream, 1, "s")),
+            17 => next.chunk = Some((0, done(10))),
+            18 => {
+                next.swap = Some(SwapStep::KeepHistory);
+                let (budget, stop) = (MemoryBudget::new(64 << 20), CancellationToken::new());
+                next.rewritten = lake.rewrite(&id(), &stream.schema, &budget, &stop).await?;
+                assert_eq!(next.rewritten.len(), 4);
+            }
+            20 => {
                 next.chunk = Some((0, done(10)));
                 next.swap = Some(SwapStep::Replace);
             }
             _ => {}
         }
         if let Some(ids) = ids {
-            next.files = write(&lake, &stream, generation, &name, ids).await?;
+            next.files = write(&lake, stream, generation, &name, ids).await?;
         }
         head = commit_one(&lake, next).await?;
     }
+}
+
+fn type_of_part(path: &str) -> DataType {
+    let file = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap()).unwrap();
+    file.schema().field_with_name("part").unwrap().data_type().clone()
 }
 
 #[test]

@@ -504,8 +504,13 @@ impl StreamRun {
     }
 
     async fn join_log_once(&self) -> Result<()> {
+        // Before the log rests: it may take long.
+        let rewritten = match self.history_may_be_older() {
+            true => self.rewrite_history().await?,
+            false => Vec::new(),
+        };
         let session = self.begin_session().await?;
-        let outcome = self.backfill_nothing(&session).await;
+        let outcome = self.backfill_nothing(&session, rewritten).await;
         self.context.driver.end_backfill(session).await;
         outcome
     }

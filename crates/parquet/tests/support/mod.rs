@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::Int64Type;
 use lakeward_core::{
     Batch, Chunk, Column, ColumnType, CompactRequest, ConfiguredStream, Destination, DoneChunk, Eagerness,
@@ -55,8 +56,8 @@ pub(crate) fn numbers(id: &StreamId, partitioned: bool) -> Arc<ConfiguredStream>
 pub(crate) fn batch(stream: &ConfiguredStream, ids: std::ops::Range<i64>) -> Batch {
     let part = Int64Array::from_iter_values(ids.clone().map(|id| id % 2));
     let schema = Arc::new(stream.schema.arrow());
-    let columns: Vec<arrow::array::ArrayRef> =
-        vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(part)];
+    let part = cast(&part, schema.field(1).data_type()).unwrap();
+    let columns: Vec<arrow::array::ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(ids)), part];
     Batch::read(RecordBatch::try_new(schema, columns).unwrap())
 }
 

@@ -19,9 +19,6 @@ use crate::reports::Report;
 
 /// In what steps memory is asked for.
 const STEP: usize = 256 << 10;
-/// The part of the budget that is free once rows are handed over, whatever open units (a half of it) and
-/// transactions in progress (an eighth) hold: numerator and denominator.
-const SURE: (usize, usize) = (3, 8);
 /// What a row takes besides its values: operation, sequence, time.
 const ROW: usize = Sequence::LEN + 16;
 
@@ -138,8 +135,7 @@ impl Batches {
                 self.bytes = bytes;
                 // What others hold until the next boundary cannot be waited for: a row that is larger than what is
                 // sure to become free goes beyond the budget, alone.
-                let sure = budget.total() / SURE.1 * SURE.0;
-                self.outlet.wait(budget.reserve(bytes.max(STEP).min(sure)))?
+                self.outlet.wait(budget.reserve(bytes.max(STEP).min(budget.sure())))?
             }
         };
         match &mut self.reservation {

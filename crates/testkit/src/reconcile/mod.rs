@@ -12,5 +12,5 @@ mod report;
 
 pub use compare::reconcile;
 pub use options::{Mode, Options, StreamName};
-pub use readers::{Reading, Readings, read_everywhere};
+pub use readers::{Reading, Readings, ask, read_everywhere};
 pub use report::Report;

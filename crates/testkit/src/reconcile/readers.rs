@@ -91,3 +91,17 @@ pub async fn read_everywhere(root: &Path, stream: impl Into<StreamName>) -> Resu
     script.finish().await?;
     Ok(Readings(serde_json::from_str(&answer).context("the readers gave no answer")?))
 }
+
+/// Rows of a query over all visible files of a stream below `root`, which it calls `log`; every value as text.
+pub async fn ask(
+    root: &Path,
+    stream: impl Into<StreamName>,
+    query: &str,
+) -> Result<Vec<Vec<Option<String>>>> {
+    let request = json!({ "directory": stream.into().directory(root), "query": query });
+    let mut script = Script::start("ask.py", &request).await?;
+    let mut answer = String::new();
+    script.stdout.read_to_string(&mut answer).await?;
+    script.finish().await?;
+    serde_json::from_str(&answer).context("the query has no answer")
+}
