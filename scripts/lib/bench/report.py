@@ -286,8 +286,6 @@ def growth(results, draw):
         "One run each, whose files then held exactly the source's rows. Rows and columns are read over the default number"
         " of connections; tables and streams have ten rows each to begin with.\n"
     )
-    if "remark" in results:
-        yield f"{results['remark']}\n"
     for axis, points in results["axes"].items():
         yield f"### {axis.capitalize()}\n"
         title = f"Seconds, by {axis}"
