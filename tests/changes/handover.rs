@@ -201,6 +201,7 @@ async fn renamed(version: Version) {
     scene.project.select("t", json!({ "destination_table": "first" })).unwrap();
     scene.sync().await;
     scene.project.select("t", json!({ "destination_table": "second" })).unwrap();
+    scene.sql("INSERT INTO u VALUES (7)").await;
     for command in ["sync", "compact"] {
         let run = if command == "sync" {
             scene.run(&[]).await
@@ -212,8 +213,13 @@ async fn renamed(version: Version) {
             assert!(run.stderr.contains(word), "{command}: {word}: {}", run.stderr);
         }
     }
+    // The other stream of the log went on, and nothing was begun for this one.
+    scene.assert_same("u").await;
+    assert!(!scene.project.stream_directory("second").exists());
+    scene.sql("INSERT INTO t VALUES (2)").await;
     scene.project.select("t", json!({ "destination_table": "first" })).unwrap();
     scene.sync().await;
+    scene.assert_same_as("t", &Options::cdc().directory(scene.project.stream_directory("first"))).await;
     scene.project.run(&["clear", "public.t", "--yes"]).await.unwrap().assert_ok();
     scene.project.select("t", json!({ "destination_table": "second" })).unwrap();
     scene.sync().await;

@@ -17,6 +17,7 @@ on_both!(f05_what_is_not_ours_is_not_taken, super::foreign);
 on_both!(f05_what_was_not_published_for_a_while_is_read_again, super::unpublished);
 on_both!(f47_a_state_made_anew_goes_on_in_the_log, super::rebuilt);
 on_both!(cleared_streams_leave_nothing_at_the_source, super::cleared);
+on_both!(check_names_tables_that_the_role_does_not_own, super::unowned);
 on_both!(a_dry_run_joins_nothing, super::dry_run);
 on_both!(somebody_else_runs_what_is_printed, super::unmanaged);
 on_both!(names_of_the_config_win_until_something_is_made, super::names);
@@ -170,6 +171,41 @@ async fn cleared(version: Version) {
     scene.project.select_only(&["t"], json!({ "sync_mode": "full_refresh" })).unwrap();
     let output = scene.sync().await;
     assert!(output.stderr.contains("clear --log"), "{}", output.stderr);
+    // What is selected no longer can be cleared all the same.
+    assert!(!scene.project.visible_files("u").is_empty());
+    scene.project.run(&["clear", "public.nothing", "--yes"]).await.unwrap().assert_code(2);
+    scene.project.run(&["clear", "public.u", "--yes"]).await.unwrap().assert_ok();
+    assert!(scene.project.visible_files("u").is_empty());
+    scene.assert_same_as("t", &Options::full_refresh()).await;
+}
+
+async fn unowned(version: Version) {
+    let db = PgServer::shared(version).create_database("unowned").await.unwrap();
+    db.execute(SQL).await.unwrap();
+    let role = format!("{}_role", db.name());
+    let create = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'guest'; GRANT SELECT ON t, u TO {role}; GRANT CREATE ON DATABASE \"{}\" TO {role}; \
+         ALTER TABLE u OWNER TO {role}",
+        db.name()
+    );
+    db.execute(&create).await.unwrap();
+    let scene = Followed::over(db, json!({ "username": role, "password": "guest" }), &["t", "u"]).await;
+    let check = ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
+    let found = scene.project.run(&check).await.unwrap();
+    found.assert_code(4);
+    let found = found.json().unwrap();
+    let errors: Vec<_> =
+        found.as_array().unwrap().iter().filter(|each| each["severity"] == "error").collect();
+    assert_eq!(errors.len(), 1, "{found}");
+    assert_eq!(errors[0]["subject"], "public.t");
+    // The first of the remedies, word for word.
+    let remedy = errors[0]["remedy"].as_str().unwrap().split(';').next().unwrap();
+    scene.sql(remedy).await;
+    scene.project.run(&check).await.unwrap().assert_ok();
+    scene.sync().await;
+    scene.assert_same("t").await;
+    scene.project.run(&["clear", "--all", "--yes"]).await.unwrap().assert_ok();
+    scene.sql(&format!("REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 async fn dry_run(version: Version) {

@@ -567,7 +567,7 @@ pub(crate) struct RebuildArgs {
 /// `lakeward clear`
 #[derive(Debug, Args)]
 pub(crate) struct ClearArgs {
-    /// Streams as the source names them, namespace.name
+    /// Streams as the source names them, namespace.name; also such as are selected no longer
     #[arg(required_unless_present_any = ["all", "log"], value_name = "STREAM")]
     pub(crate) names: Vec<String>,
     /// All selected streams

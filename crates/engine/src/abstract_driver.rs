@@ -157,8 +157,6 @@ impl AbstractDriver {
             pipeline: run.pipeline.clone(),
             streams: streams.len(),
         });
-        summary.failures.iter().for_each(|(id, error)| self.tell_failure(id, error));
-        self.destination.make_room(&targets, &run).await?;
         let mut heads: BTreeMap<_, _> = self.destination.heads().await?.into_iter().collect();
         let readers = self.options.reader_count(self.driver.as_ref());
         let budget = MemoryBudget::new(self.options.budget_bytes());
@@ -169,8 +167,25 @@ impl AbstractDriver {
             state,
             self.events.clone(),
         ));
+        let mut fit = Vec::with_capacity(streams.len());
+        for (stream, offered) in streams {
+            // Before anything is begun for it: others that share its log go on without it.
+            match commits.refuse_missing_commits(&stream.id, &stream.target, &heads) {
+                Ok(()) => fit.push((stream, offered)),
+                Err(error) => {
+                    if stream.sync_mode.follows_log() {
+                        absent.insert(stream.id.clone());
+                    }
+                    remaining.deselect(&stream.id);
+                    summary.failures.push((stream.id.clone(), error));
+                }
+            }
+        }
+        summary.failures.iter().for_each(|(id, error)| self.tell_failure(id, error));
+        let targets: Vec<StreamId> = fit.iter().map(|(stream, _)| stream.target.clone()).collect();
+        self.destination.make_room(&targets, &run).await?;
         let (followers, others): (Vec<_>, Vec<_>) =
-            streams.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
+            fit.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
         let mut held_up = None;
         if !followers.is_empty() {
             let kept =

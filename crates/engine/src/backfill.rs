@@ -96,8 +96,8 @@ impl StreamRun {
         outcome
     }
 
-    /// Commits every chunk. Gives the commit that shows them, where that is still to be made: where the history `may
-    /// be older` it always is.
+    /// Commits every chunk. Gives the commit that shows them, where that is still to be made, as it always is for a
+    /// history that may be `older`.
     async fn backfill_under(&self, session: &Session, older: bool) -> Result<Option<StreamCommit>> {
         let driver = &self.context.driver;
         let head = self.head();

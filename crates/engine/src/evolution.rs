@@ -103,20 +103,22 @@ pub(crate) fn evolution(
     } else {
         Some("the key changed".to_owned())
     };
-    let widened = stream
+    let added: Vec<String> = stream
         .schema
         .columns
         .iter()
-        .any(|column| !before.columns.iter().any(|known| known.name == column.name));
+        .filter(|column| !before.columns.iter().any(|known| known.name == column.name))
+        .map(|column| format!("{:?}", column.name))
+        .collect();
     // That a new column is left out has to be known when it is taken in later.
     let left_out = stream.left_out.iter().any(|identity| !before.left_out.contains(identity));
-    if felt.is_none() && !widened && left_out {
+    if felt.is_none() && added.is_empty() && left_out {
         return Ok(Evolution::Widened);
     }
-    if felt.is_none() && !widened {
+    if felt.is_none() && added.is_empty() {
         return Ok(Evolution::Unchanged);
     }
-    let what = felt.clone().unwrap_or_else(|| "columns were added".to_owned());
+    let what = felt.clone().unwrap_or_else(|| format!("columns were added: {}", added.join(", ")));
     match stream.on_schema_change {
         OnSchemaChange::Fail => Err(Error::new(ErrorKind::Schema, "the stream's columns changed")
             .at("stream", &stream.id)

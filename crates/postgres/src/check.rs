@@ -47,12 +47,18 @@ pub(crate) async fn check(connector: &Connector, streams: &[Arc<ConfiguredStream
     {
         let manage = replication::settings(connector).manage;
         log(&connection, manage, &mut findings).await?;
+        if manage {
+            unowned(connector, &connection, streams, &mut findings).await?;
+        }
         // Which tables are to be published only the streams say.
         if !manage && !streams.is_empty() {
             unmanaged(connector, &connection, streams, &mut findings).await?;
         }
     }
     if streams.is_empty() {
+        if connector.settings().replication.is_none() {
+            findings.push(Finding::ok("changes", "what it takes to follow them is looked at with --streams"));
+        }
         offered(connector, &connection, &mut findings).await?;
     } else {
         selected(connector, &connection, streams, &mut findings).await?;
@@ -168,6 +174,40 @@ async fn log(connection: &Connection, manage: bool, findings: &mut Vec<Finding>)
             "idle_replication_slot_timeout",
             format!("it is {idle}: a pipeline that is not run for so long loses its slot"),
             "set it to 0, or to more than the longest pause",
+        ));
+    }
+    Ok(())
+}
+
+/// Tables that are to be published, and that the role does not own: only their owner may.
+async fn unowned(
+    connector: &Connector,
+    connection: &Connection,
+    streams: &[Arc<ConfiguredStream>],
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let followed = || streams.iter().filter(|stream| stream.sync_mode.follows_log());
+    let namespaces: Vec<&str> = followed().map(|stream| stream.id.namespace.as_str()).collect();
+    let names: Vec<&str> = followed().map(|stream| stream.id.name.as_str()).collect();
+    let sql = "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_get_userbyid(c.relowner)::text \
+        FROM unnest($1::text[], $2::text[]) s(namespace, name) \
+        JOIN pg_catalog.pg_namespace n ON n.nspname = s.namespace::name \
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.name::name \
+        WHERE NOT pg_catalog.pg_has_role(c.relowner, 'USAGE') \
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid) ORDER BY 1, 2";
+    let role = sql::ident(&connector.settings().username);
+    for row in connection.rows(sql, &[&namespaces, &names]).await? {
+        let id = StreamId::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        let owner: String = row.get(2);
+        findings.push(Finding::error(
+            id.to_string(),
+            format!("only its owner, {owner}, may publish it"),
+            format!(
+                "GRANT {} TO {role}; or ALTER TABLE {} OWNER TO {role}; or set replication.manage to false, and let the \
+                 owner run what this says then",
+                sql::ident(&owner),
+                sql::qualified(&id.namespace, &id.name)
+            ),
         ));
     }
     Ok(())

@@ -21,10 +21,14 @@ const MOST_NAMES: usize = 20;
 /// Clears after asking.
 pub(crate) async fn run(args: &ClearArgs, console: &Console) -> Result<ExitCode> {
     let catalog = config::load_catalog(&args.streams.streams)?;
-    let streams = if args.log { Vec::new() } else { selected::choose(&catalog, &args.names)? };
     // Everything that can be wrong is wrong before the user is asked.
     let driver = config::source(&args.source.config)?;
     let destination = config::destination(&args.destination.destination)?;
+    let streams = match args.log {
+        true => Vec::new(),
+        false if args.names.is_empty() => selected::choose(&catalog, &args.names)?,
+        false => selected::choose_known(&catalog, &args.names, destination.as_ref()).await?,
+    };
     let store = StateStore::open(args.streams.state())?;
     if !args.yes && !confirm(&question(&streams, &args.destination.destination.display().to_string()))? {
         console.say("nothing was cleared");

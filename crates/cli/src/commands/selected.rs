@@ -1,6 +1,6 @@
 //! The selected streams, by the names that a command line gives them.
 
-use lakeward_core::{Catalog, Error, ErrorKind, Result, StreamId, nearest};
+use lakeward_core::{Catalog, Destination, Error, ErrorKind, Result, StreamId, nearest};
 
 /// A stream's name at the source and at the destination.
 pub(crate) type Names = (StreamId, StreamId);
@@ -36,6 +36,30 @@ pub(crate) fn choose(catalog: &Catalog, names: &[String]) -> Result<Vec<Names>> 
         if !chosen.contains(found) {
             chosen.push(found.clone());
         }
+    }
+    Ok(chosen)
+}
+
+/// The streams of those names, selected or not: what was taken out of streams.json may still be at the destination.
+pub(crate) async fn choose_known(
+    catalog: &Catalog,
+    names: &[String],
+    destination: &dyn Destination,
+) -> Result<Vec<Names>> {
+    let mut chosen: Vec<Names> = Vec::with_capacity(names.len());
+    for name in names {
+        let found = match choose(catalog, std::slice::from_ref(name)) {
+            Ok(found) => found,
+            Err(error) => {
+                let left = destination.heads().await?.into_iter().find_map(|(target, head)| {
+                    let [namespace, stream] = head.definition?.source_stream;
+                    let id = StreamId::new(namespace, stream);
+                    (id.to_string() == *name).then_some((id, target))
+                });
+                vec![left.ok_or(error)?]
+            }
+        };
+        chosen.extend(found.into_iter().filter(|names| !chosen.contains(names)).collect::<Vec<_>>());
     }
     Ok(chosen)
 }

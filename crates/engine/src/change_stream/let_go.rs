@@ -53,8 +53,7 @@ pub(crate) async fn let_go(
         };
         let head = gone.await.map_err(|error: Error| match error.kind() {
             ErrorKind::Destination | ErrorKind::State => error.hint(format!(
-                "restore what is missing from a backup; or select the stream in streams.json once more, and remove \
-                 it with `lakeward clear {}`",
+                "restore what is missing from a backup, or remove the stream with `lakeward clear {}`",
                 entry.source
             )),
             _ => error,

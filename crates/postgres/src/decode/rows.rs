@@ -398,7 +398,8 @@ impl Column {
                     .hint("the column's type may have changed since discover; report this if it has not")
             }
             Fault::Refused => Error::new(ErrorKind::Data, "a value does not fit its column").hint(
-                "read the column as \"text\" (columns.types in streams.json), or choose another on_bad_value",
+                "read the column as \"text\" (columns.types in streams.json), or choose another on_bad_value; keys, \
+                 cursors and partitions have none and always fail: there choose another column",
             ),
             Fault::TooLarge => {
                 Error::new(ErrorKind::Data, "one batch would hold more than 2 GiB of a column")

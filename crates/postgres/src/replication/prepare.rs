@@ -115,6 +115,19 @@ async fn refuse_slot(connector: &Connector, connection: &Connection, name: &str)
         )))
 }
 
+/// A server whose log says too little.
+async fn refuse_level(connection: &Connection) -> Result<()> {
+    let row = connection.row("SELECT current_setting('wal_level')", &[]).await?;
+    match row.get::<_, String>(0) {
+        level if level == "logical" => Ok(()),
+        level => Err(Error::new(
+            ErrorKind::Source,
+            format!("wal_level is {level}: changes cannot be decoded from the log"),
+        )
+        .hint("ALTER SYSTEM SET wal_level = 'logical', then restart the server; `lakeward check` says what else is missing")),
+    }
+}
+
 fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
     Error::new(ErrorKind::Config, format!("the config names another {what} than the one that was made"))
         .at(what, known)
@@ -198,10 +211,10 @@ async fn begin<'a>(
 ) -> Result<Lsn> {
     if settings(connector).manage {
         let version = connector.version().await?;
+        refuse_level(connection).await?;
         if names.found.slot {
             refuse_slot(connector, connection, &names.slot).await?;
-        }
-        if let Some(found) = slot::find(connection, &names.slot).await? {
+        } else if let Some(found) = slot::find(connection, &names.slot).await? {
             found.check_kind(&names.slot, &connector.settings().database)?;
         }
         slot::drop(connection, &names.slot).await?;
