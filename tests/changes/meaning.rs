@@ -13,6 +13,8 @@ on_both!(f08_replica_identities, super::identities);
 on_both!(f09_keys_that_change_and_swap, super::keys);
 on_both!(f10_truncates_between_inserts, super::truncates);
 on_both!(f11_columns_come_and_go, super::columns);
+on_both!(f11_what_is_undone_before_it_is_read, super::undone);
+on_both!(columns_are_left_out_once, super::left_out);
 on_both!(f12_types_that_get_wider_keep_the_history, super::wider);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f14_large_and_rolled_back_transactions, super::large);
@@ -161,6 +163,89 @@ async fn columns(version: Version) {
     run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
     run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
     scene.sync().await;
+    scene.assert_same("t").await;
+}
+
+/// Between two syncs a table is altered, changed and altered back: the catalog says nothing of it, the log does.
+async fn undone(version: Version) {
+    let cases = [
+        ("renamed", "ALTER TABLE renamed RENAME w TO q", "ALTER TABLE renamed RENAME q TO w"),
+        ("filtered", "ALTER TABLE filtered RENAME w TO q", "ALTER TABLE filtered RENAME q TO w"),
+        (
+            "retyped",
+            "ALTER TABLE retyped ALTER w TYPE text",
+            "ALTER TABLE retyped ALTER w TYPE int USING w::int",
+        ),
+        ("narrower", "ALTER TABLE narrower ALTER w TYPE bigint", "ALTER TABLE narrower ALTER w TYPE int"),
+        (
+            "swapped",
+            "ALTER TABLE swapped RENAME v TO x; ALTER TABLE swapped RENAME w TO v; ALTER TABLE swapped RENAME x TO w",
+            "ALTER TABLE swapped RENAME v TO x; ALTER TABLE swapped RENAME w TO v; ALTER TABLE swapped RENAME x TO w",
+        ),
+        (
+            "exact",
+            "ALTER TABLE exact ALTER d TYPE numeric(12,4)",
+            "ALTER TABLE exact ALTER d TYPE numeric(6,2)",
+        ),
+        ("bag", "ALTER TABLE bag RENAME w TO q", "ALTER TABLE bag RENAME q TO w"),
+        (
+            "documents",
+            "ALTER TABLE documents ALTER doc TYPE text",
+            "ALTER TABLE documents ALTER doc TYPE jsonb USING doc::jsonb",
+        ),
+    ];
+    let mut sql = String::new();
+    for (table, ..) in cases {
+        let key = if table == "bag" { "id int" } else { "id int PRIMARY KEY" };
+        sql.push_str(&format!(
+            "CREATE TABLE {table} ({key}, v int, w int, d numeric(6,2), doc jsonb);
+             INSERT INTO {table} SELECT g, g, g * 10, g / 4.0, '{{\"a\": 1}}' FROM generate_series(1, 20) g;"
+        ));
+    }
+    sql.push_str("ALTER TABLE bag REPLICA IDENTITY FULL;");
+    let tables: Vec<&str> = cases.iter().map(|(table, ..)| *table).collect();
+    let scene = Followed::new(&PgServer::shared(version), &sql, &tables).await;
+    scene.project.select("filtered", json!({ "sync_mode": "cdc", "filter": "w > 0" })).unwrap();
+    scene.sync().await;
+    for (table, there, back) in cases {
+        let change = match table {
+            "exact" => "SET d = d + 0.125 WHERE id < 5",
+            "documents" => "SET doc = '{\"b\":   2}' WHERE id < 5",
+            _ => "SET v = v + 1000 WHERE id < 5",
+        };
+        scene.sql(there).await;
+        scene.sql(&format!("UPDATE {table} {change}")).await;
+        scene
+            .sql(&format!("DELETE FROM {table} WHERE id = 7; INSERT INTO {table} (id, v) VALUES (100, 1)"))
+            .await;
+        scene.sql(back).await;
+        scene.sql(&format!("UPDATE {table} SET w = 5 WHERE id = 100")).await;
+    }
+    scene.sync().await;
+    for table in tables {
+        let options = if table == "filtered" { Options::cdc().filter("w > 0") } else { Options::cdc() };
+        scene.assert_same_as(table, &options).await;
+    }
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
+    assert!(!scene.sync().await.stderr.contains("read again"));
+}
+
+async fn left_out(version: Version) {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, a int, b text); INSERT INTO t SELECT g, g, 'b' FROM generate_series(1, 100) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    scene.sync().await;
+    let choices = json!({ "sync_mode": "cdc", "columns": { "exclude": ["b"] } });
+    scene.project.select("t", choices).unwrap();
+    assert!(scene.sync().await.stderr.contains("is left out now"));
+    for _ in 0..2 {
+        scene.sql("UPDATE t SET a = a + 1, b = 'c' WHERE id < 10").await;
+        let output = scene.sync().await;
+        assert!(!output.stderr.contains("read again"), "{}", output.stderr);
+        scene.assert_same_as("t", &Options::cdc().exclude("b")).await;
+    }
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
+    scene.project.select("t", json!({ "sync_mode": "cdc", "columns": { "exclude": [] } })).unwrap();
+    assert!(scene.sync().await.stderr.contains("no longer left out"));
     scene.assert_same("t").await;
 }
 

@@ -90,7 +90,11 @@ pub(crate) fn evolution(
         }
     }
     // What the user takes in or leaves out holds for all rows; only what the source drops stays as it was.
-    if let Some(column) = before.columns.iter().find(|known| stream.left_out.contains(&known.identity)) {
+    // What was left out before may still be a column of the history.
+    let newly_left_out = |known: &&DefinedColumn| {
+        stream.left_out.contains(&known.identity) && !before.left_out.contains(&known.identity)
+    };
+    if let Some(column) = before.columns.iter().find(newly_left_out) {
         return Ok(Evolution::NewGeneration(format!("column \"{}\" is left out now", column.name)));
     }
     if let Some(column) =

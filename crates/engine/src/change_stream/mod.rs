@@ -420,6 +420,14 @@ async fn plan(
     };
     let next = successor(&run.stream, before, head.open.is_some())?;
     if head.open.is_some() || head.visible.is_none() {
+        if head.visible.is_some() && next.replaces_history && !before.replaces_history {
+            run.context.events.event(&Event::Warning {
+                stream: Some(run.stream.id.clone()),
+                message: "the generation that was begun is no longer what the stream is: it is begun anew, and replaces \
+                          the history"
+                    .to_owned(),
+            });
+        }
         return Ok((Arc::new(next), StreamPhase::Queued));
     }
     let again = |reason: String| {

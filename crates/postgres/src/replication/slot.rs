@@ -345,7 +345,7 @@ async fn in_the_way(connection: &Connection, pid: i32) -> Result<bool> {
 /// Transactions that a slot waits for.
 async fn blockers(connection: &Connection, pid: i32) -> Result<Vec<String>> {
     let sql = "SELECT 'pid ' || a.pid || ' (' || coalesce(a.datname, '') || ', ' || coalesce(a.application_name, '') \
-          || ', since ' || date_trunc('second', a.xact_start)::text || ')' \
+          || coalesce(', since ' || date_trunc('second', a.xact_start)::text, '') || ')' \
         FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> $1 \
           AND (NOT EXISTS (SELECT FROM unnest(pg_blocking_pids($1)) b WHERE b <> 0) OR a.pid = ANY (pg_blocking_pids($1))) \
         UNION ALL SELECT 'prepared transaction of ' || p.owner || ' in ' || p.database \

@@ -44,8 +44,8 @@ pub(super) struct Table {
     /// Its own rows in a FROM clause.
     pub(super) from: String,
     partitioned: bool,
-    /// All columns that the catalog has.
-    known: HashSet<String>,
+    /// All columns that the catalog has, and where each stands among them.
+    known: HashMap<String, usize>,
 }
 
 /// A column of a stream.
@@ -355,7 +355,9 @@ impl Tables {
         }
     }
 
-    /// `older`: rows that were written before the catalog was read, so that it may be ahead of them.
+    /// `older`: rows that were written before the catalog was read, so that it may be ahead of them. A stream whose
+    /// columns are others now than its rows so far were read with is read again, and these are passed over. What is left
+    /// are columns that came later, and such as were something else for a while and are again what they were.
     fn mapping(
         &self,
         relation: &Relation<'_>,
@@ -365,44 +367,54 @@ impl Tables {
     ) -> Result<Mapping, String> {
         let table = &self.tables[index];
         let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
+        let unknown = relation.columns.iter().find(|column| {
+            table.stream.schema.column(column.name).is_none()
+                && !table.known.contains_key(column.name)
+                && table.stream.retired.column(column.name).is_none()
+        });
         let mut values = Vec::with_capacity(table.columns.len());
         for (number, column) in table.columns.iter().enumerate() {
             let name = &column.wire.name;
-            let mut value = position(name);
+            let value = position(name);
             match value.map(|at| relation.columns[at]) {
-                None if (older || column.generated) && !table.key.contains(&number) => {}
-                None => return Err(format!("column {name} was dropped")),
-                Some(logged) if logged.type_oid != column.type_oid => {
-                    if !older {
-                        return Err(format!("the type of column {name} changed"));
-                    }
-                    // A value of then that is none of now: the same as if there had been no such column.
-                    if !widens(logged.type_oid, column.type_oid) {
-                        if table.key.contains(&number) {
-                            return Err(format!("the type of column {name} changed"));
-                        }
-                        value = None;
+                None if column.generated && !table.key.contains(&number) => {}
+                None if older && !table.key.contains(&number) => {
+                    if let Some(unknown) = unknown {
+                        return Err(format!(
+                            "column {name} may have been called {} for a while",
+                            unknown.name
+                        ));
                     }
                 }
-                Some(logged) if logged.typmod != column.typmod && !older => {
+                None => return Err(format!("column {name} was dropped")),
+                Some(logged) if logged.type_oid != column.type_oid => {
+                    if !(older && widens(logged.type_oid, column.type_oid)) {
+                        return Err(format!("the type of column {name} changed"));
+                    }
+                }
+                // How long a text may be changes no value.
+                Some(logged) if logged.typmod != column.typmod && (!older || column.type_oid == NUMERIC) => {
                     return Err(format!("the type of column {name} changed"));
                 }
                 Some(_) => {}
             }
             values.push(value);
         }
-        let added = relation.columns.iter().find(|column| {
-            !older && table.stream.schema.column(column.name).is_none() && !table.known.contains(column.name)
-        });
-        if let Some(added) = added {
-            return Err(format!("column {} was added", added.name));
+        if let Some(unknown) = unknown.filter(|_| !older) {
+            return Err(format!("column {} was added", unknown.name));
+        }
+        // The log has columns in their order in the table, which a name leaves only with another column's. A partition
+        // has an order of its own.
+        let places: Vec<usize> =
+            relation.columns.iter().filter_map(|column| table.known.get(column.name).copied()).collect();
+        if part != Part::Partition && !places.is_sorted() {
+            return Err("columns had each other's names for a while".to_owned());
         }
         let mut filter = Vec::with_capacity(table.filter_types.len());
         let names = table.filter.iter().flat_map(|filter| &filter.columns);
         for (name, type_oid) in names.zip(&table.filter_types) {
             let value = position(name);
             match value.map(|at| relation.columns[at]) {
-                _ if older => {}
                 None => return Err(format!("column {name}, which its filter names, was dropped")),
                 Some(logged) if logged.type_oid != *type_oid => {
                     return Err(format!("the type of column {name}, which its filter names, changed"));
@@ -416,6 +428,9 @@ impl Tables {
         Ok(Mapping { table: index, values, filter, width: relation.columns.len(), part })
     }
 }
+
+/// The OID of `numeric`, whose modifier says what its values are.
+const NUMERIC: u32 = 1700;
 
 /// Whether the text of every value of a type is the same value of another one. OIDs as in `pg_type.dat`.
 fn widens(from: u32, to: u32) -> bool {
@@ -546,7 +561,7 @@ async fn table(
         oid: now.relation.oid,
         from: if partitioned { name } else { format!("ONLY {name}") },
         partitioned,
-        known: now.columns.iter().map(|(column, _)| column.name.clone()).collect(),
+        known: now.columns.iter().zip(0..).map(|((column, _), place)| (column.name.clone(), place)).collect(),
         columns,
         filter,
         filter_types,
