@@ -14,6 +14,38 @@ use crate::followed::Followed;
 
 on_both!(f03_f51_the_server_crashes_while_it_is_followed, super::crashes);
 
+on_both!(streams_that_find_no_slot_are_told_and_the_others_go_on, super::few_slots);
+
+async fn few_slots(version: Version) {
+    let server = PrivateServer::start_new(version).await.unwrap();
+    server.set_conf("max_replication_slots", "2").await.unwrap();
+    server.restart().await.unwrap();
+    let db = server.create_database("slots").await.unwrap();
+    let tables: Vec<String> = (0..6).map(|n| format!("a{n}")).collect();
+    for table in &tables {
+        let sql = format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} SELECT generate_series(1, 500)"
+        );
+        db.execute(&sql).await.unwrap();
+    }
+    let names: Vec<&str> = tables.iter().map(String::as_str).collect();
+    let scene = Followed::over(db, json!({}), &names).await;
+    // One slot is the pipeline's own and one is left: some streams find none, each time others.
+    for run in 0.. {
+        let output = scene.run(&[]).await;
+        if output.code == Some(0) {
+            assert!(run > 0, "no stream was without a slot");
+            break;
+        }
+        output.assert_code(4);
+        assert!(output.stderr.contains("raise max_replication_slots"), "{}", output.stderr);
+        assert!(run < tables.len(), "a run brings no stream further");
+    }
+    for table in names {
+        scene.assert_same(table).await;
+    }
+}
+
 async fn crashes(version: Version) {
     let seed = seed();
     let server = PrivateServer::start_new(version).await.unwrap();

@@ -368,7 +368,15 @@ impl LogRun {
                     SyncMode::StrictCdc => run.join_log().await,
                     _ => run.backfill().await,
                 };
-                (run.stream.id.clone(), outcome)
+                let id = run.stream.id.clone();
+                let outcome = match outcome {
+                    // Here, where the others go on meanwhile: whoever waits for the phases must be able to let go of them.
+                    Err(error) if !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Schema) => {
+                        self.phases.queued(&id).await.and(Err(error))
+                    }
+                    outcome => outcome,
+                };
+                (id, outcome)
             })
             .buffer_unordered(self.context.reader_count);
         let mut ended = None;
@@ -382,7 +390,6 @@ impl LogRun {
                     ended = Some(altered(error));
                 }
                 Err(error) => {
-                    self.phases.queued(&id).await?;
                     let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
                     failures.insert(id, error);
                 }

@@ -242,8 +242,8 @@ impl Snapshot {
             let rows = session.query_rows(&sql)?;
             Ok((session, rows))
         });
-        let Some((session, rows)) = within(connector, handle.process_id(), Some(holder), making).await?
-        else {
+        let made = within(connector, handle.process_id(), Some(holder), making).await.map_err(all_in_use);
+        let Some((session, rows)) = made? else {
             return Ok(None);
         };
         let text = |index: usize| rows.first().and_then(|row| row.get(index)?.clone());
@@ -333,6 +333,17 @@ async fn cancel<T>(connection: &Connection, pid: i32, work: impl Future<Output =
     connection.rows("SELECT pg_cancel_backend($1)", &[&pid]).await?;
     let _ = tokio::time::timeout(GOODBYE, work).await;
     Ok(())
+}
+
+/// A server that has no slot left says so, but not what it is wanted for.
+fn all_in_use(error: Error) -> Error {
+    if !format!("{error:?}").contains("replication slots are in use") {
+        return error;
+    }
+    error.hint(
+        "each stream needs a slot while its snapshot is taken: raise max_replication_slots and restart the server, or lower \
+         --max-connections; what is done stays done, so running again may do as well",
+    )
 }
 
 /// Whether somebody waits for a lock of this process.
