@@ -14,9 +14,11 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("lakeward-postgres", BTreeSet::from(["lakeward-core"])),
         ("lakeward-parquet", BTreeSet::from(["lakeward-core"])),
         ("lakeward-null", BTreeSet::from(["lakeward-core"])),
+        ("lakeward-allocator", BTreeSet::from([])),
         (
             "lakeward-cli",
             BTreeSet::from([
+                "lakeward-allocator",
                 "lakeward-core",
                 "lakeward-state",
                 "lakeward-engine",

@@ -14,6 +14,7 @@ on_both!(f09_keys_that_change_and_swap, super::keys);
 on_both!(f10_truncates_between_inserts, super::truncates);
 on_both!(f11_columns_come_and_go, super::columns);
 on_both!(f11_what_is_undone_before_it_is_read, super::undone);
+on_both!(f11_columns_that_come_and_go_under_one_name, super::come_and_go);
 on_both!(columns_are_left_out_once, super::left_out);
 on_both!(f12_types_that_get_wider_keep_the_history, super::wider);
 on_both!(f13_partition_trees, super::partitions);
@@ -225,6 +226,56 @@ async fn undone(version: Version) {
     for table in tables {
         let options = if table == "filtered" { Options::cdc().filter("w > 0") } else { Options::cdc() };
         scene.assert_same_as(table, &options).await;
+    }
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
+    assert!(!scene.sync().await.stderr.contains("read again"));
+}
+
+async fn come_and_go(version: Version) {
+    let cases = [
+        (
+            "twice",
+            "ALTER TABLE twice ADD c text; UPDATE twice SET c = 'first'; ALTER TABLE twice DROP c; ALTER TABLE twice ADD c text;
+             UPDATE twice SET c = 'second' WHERE id = 1",
+        ),
+        (
+            "at_once",
+            "BEGIN; ALTER TABLE at_once ADD c text; UPDATE at_once SET c = 'first'; ALTER TABLE at_once DROP c; ALTER TABLE at_once ADD c text; COMMIT",
+        ),
+        (
+            "moved",
+            "ALTER TABLE moved ADD c text; UPDATE moved SET c = 'for d'; ALTER TABLE moved RENAME c TO d; ALTER TABLE moved ADD c text;
+             UPDATE moved SET c = 'for c' WHERE id = 1",
+        ),
+        (
+            "borrowed",
+            "ALTER TABLE borrowed RENAME w TO x; UPDATE borrowed SET v = v + 1000; ALTER TABLE borrowed RENAME x TO w;
+             INSERT INTO borrowed VALUES (100, 1, 2)",
+        ),
+        ("passing", "ALTER TABLE passing ADD c text; UPDATE passing SET c = 'first', v = 0; ALTER TABLE passing DROP c"),
+    ];
+    let tables: Vec<&str> = cases.iter().map(|(table, _)| *table).collect();
+    let sql: String = tables
+        .iter()
+        .map(|table| {
+            format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, v int, w int, x int);
+                 INSERT INTO {table} SELECT g, g, g * 10, g FROM generate_series(1, 20) g;"
+            )
+        })
+        .collect();
+    let scene = Followed::new(&PgServer::shared(version), &sql, &tables).await;
+    scene.sync().await;
+    scene.sql("ALTER TABLE borrowed DROP x; UPDATE borrowed SET v = 0 WHERE id = 3").await;
+    scene.sync().await;
+    for (_, statements) in cases {
+        scene.sql(statements).await;
+    }
+    let told = scene.sync().await.stderr;
+    for table in tables {
+        let again = format!("\"public.{table}\",\"message\":\"all rows are read again");
+        assert_eq!(told.contains(&again), table != "passing", "{table}: {told}");
+        scene.assert_same(table).await;
     }
     scene.project.run(&["verify"]).await.unwrap().assert_ok();
     assert!(!scene.sync().await.stderr.contains("read again"));

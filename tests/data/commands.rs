@@ -150,6 +150,12 @@ async fn a_dry_run_writes_nothing(version: Version) {
         output.stdout
     );
     assert!(before == snapshot(), "a dry run after a sync wrote something");
+    let filtered = json!({ "sync_mode": "incremental", "cursor_field": "id", "filter": "id > 5" });
+    project.select("t", filtered).unwrap();
+    let output = project.sync(&["--dry-run", "--output", "json"]).await.unwrap();
+    let plan = output.json().unwrap();
+    assert_eq!(plan[0]["action"], "all rows again: the filter changed");
+    assert!(plan[0]["chunks"].as_u64() > Some(0), "{plan}");
     let backends = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lakeward'";
     assert_eq!(pipeline.db.value(backends).await.unwrap().as_deref(), Some("0"), "its snapshot is given up");
 }

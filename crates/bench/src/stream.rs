@@ -20,6 +20,7 @@ pub fn stream(columns: Vec<Column>) -> Arc<ConfiguredStream> {
         schema: Schema { columns },
         retired: Schema::default(),
         left_out: Vec::new(),
+        columns_made: None,
         replaces_history: false,
         system: SystemColumns::default(),
         key: vec!["id".to_owned()],

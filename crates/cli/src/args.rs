@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use lakeward_core::{ChangeMode, CheckpointInterval};
 use lakeward_engine::Options;
 
@@ -170,6 +170,19 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// What the process may take.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        match self {
+            Self::Sync(args) => args.limits.reading.memory.memory_limit,
+            Self::Verify(args) => args.limits.memory.memory_limit,
+            Self::Compact(args) => args.limits.memory_limit,
+            Self::Bench(BenchCommand::Run(args)) => args.limits.reading.memory.memory_limit,
+            _ => Options::DEFAULT_MEMORY_LIMIT,
+        }
+    }
 }
 
 /// The source's config.
@@ -566,15 +579,16 @@ pub(crate) struct RebuildArgs {
 
 /// `lakeward clear`
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["names", "all", "log"])))]
 pub(crate) struct ClearArgs {
     /// Streams as the source names them, namespace.name; also such as are selected no longer
-    #[arg(required_unless_present_any = ["all", "log"], value_name = "STREAM")]
+    #[arg(value_name = "STREAM")]
     pub(crate) names: Vec<String>,
     /// All selected streams
-    #[arg(long, conflicts_with = "names")]
+    #[arg(long)]
     pub(crate) all: bool,
     /// No stream, but the source's log: drops the slot and the publications that were made for this pipeline
-    #[arg(long, conflicts_with_all = ["names", "all"])]
+    #[arg(long)]
     pub(crate) log: bool,
     /// Does not ask
     #[arg(long)]

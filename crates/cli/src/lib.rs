@@ -49,6 +49,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if refusal.use_stderr() { ExitCode::USAGE } else { ExitCode::DONE };
         }
     };
+    lakeward_allocator::bound_arenas(cli.command.memory_limit());
     std::panic::set_hook(Box::new(on_panic));
     let console = Console::new(&cli.speech);
     console.install_logs(cli.speech.log_level);

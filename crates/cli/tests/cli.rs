@@ -72,7 +72,7 @@ fn wrong_usage_exits_with_2_and_prints_no_result() {
         (&["sync", "--checkpoint-interval", "64"], "no unit"),
         (&["sync", "--max-connections", "0"], "0"),
         (&["sync", "--follow", "--dry-run"], "cannot be used with"),
-        (&["clear"], "STREAM"),
+        (&["clear"], "--all"),
         (&["clear", "public.a", "--all"], "cannot be used with"),
         (&["spec", "postgre"], "did you mean"),
         (&["status"], "there is no state yet"),

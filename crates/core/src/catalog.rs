@@ -355,6 +355,7 @@ mod tests {
             estimated_rows: None,
             estimated_bytes: None,
             comment: None,
+            columns_made: None,
         }
     }
 

@@ -32,6 +32,9 @@ pub struct Definition {
     /// column that is taken in later was there already.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// How many columns the source had ever given the stream: of those that came and went since, the log has values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns_made: Option<u32>,
     /// Whether the generation replaces the history that it would otherwise be added to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaces_history: bool,

@@ -178,6 +178,8 @@ pub struct ConfiguredStream {
     pub retired: Schema,
     /// Columns that the source has and the user leaves out, by identity.
     pub left_out: Vec<String>,
+    /// How many columns it was ever given ([`Stream::columns_made`](crate::Stream::columns_made)).
+    pub columns_made: Option<u32>,
     /// Whether files of earlier generations cannot be read together with those of this one, because a column has
     /// another type in them: its swap replaces them, where it would have kept them as history.
     pub replaces_history: bool,
@@ -401,6 +403,7 @@ impl ConfiguredStream {
             schema,
             retired: Schema::default(),
             left_out,
+            columns_made: stream.columns_made,
             replaces_history: false,
             system,
             key: key.clone(),
@@ -466,6 +469,7 @@ impl ConfiguredStream {
                 })
                 .collect(),
             left_out: self.left_out.clone(),
+            columns_made: self.columns_made,
             replaces_history: self.replaces_history,
         }
     }

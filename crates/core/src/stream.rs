@@ -108,6 +108,8 @@ pub struct Stream {
     pub estimated_bytes: Option<u64>,
     /// The comment that the source keeps with the stream.
     pub comment: Option<String>,
+    /// How many columns it was ever given, those that were dropped included; `None` where the source does not count.
+    pub columns_made: Option<u32>,
 }
 
 /// Why the log does not tell which row was changed or deleted.

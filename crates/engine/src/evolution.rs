@@ -107,6 +107,7 @@ pub(crate) fn evolution(
     } else {
         Some("the key changed".to_owned())
     };
+    let felt = felt.or_else(|| told_of_another(before, &now));
     let added: Vec<String> = stream
         .schema
         .columns
@@ -131,6 +132,22 @@ pub(crate) fn evolution(
         OnSchemaChange::Resnapshot => Ok(Evolution::NewGeneration(what)),
         OnSchemaChange::Evolve => Ok(felt.map_or(Evolution::Widened, Evolution::NewGeneration)),
     }
+}
+
+/// Why what the log says of an added column may be another one's: one of its name that came and went before it.
+fn told_of_another(before: &Definition, now: &Definition) -> Option<String> {
+    let known = |identity: &String| {
+        before.columns.iter().any(|column| column.identity == *identity) || before.left_out.contains(identity)
+    };
+    let added: Vec<&DefinedColumn> = now.columns.iter().filter(|column| !known(&column.identity)).collect();
+    let new = added.len() + now.left_out.iter().filter(|identity| !known(identity)).count();
+    let made = now.columns_made?.saturating_sub(before.columns_made?);
+    let gone = now.sync_mode.follows_log() && made as usize > new;
+    let column = added.first().filter(|_| gone)?;
+    Some(format!(
+        "column \"{}\" is new, and others came and went meanwhile that may have borne its name",
+        column.name
+    ))
 }
 
 /// Why rows that were read before would read differently now because of this column.

@@ -1,9 +1,10 @@
 //! What a sync would do, without doing it.
 
-use lakeward_core::{Catalog, Destination, DriverInterface, Result, StreamId, SyncMode};
+use lakeward_core::{Catalog, ConfiguredStream, Destination, DriverInterface, Result, StreamHead, SyncMode};
 use serde::Serialize;
 
 use crate::abstract_driver::AbstractDriver;
+use crate::evolution::{Evolution, evolution, successor, with_retired_columns};
 
 /// What a sync would do for one stream.
 #[derive(Debug, Clone, Serialize)]
@@ -37,7 +38,7 @@ impl AbstractDriver {
         let mut plans = Vec::with_capacity(streams.len());
         for (stream, offered) in streams {
             let head = heads.iter().find(|(id, _)| *id == stream.target).map(|(_, head)| head);
-            let (action, reads_chunks) = describe(head, &stream.target, stream.sync_mode);
+            let (action, reads_chunks) = describe(head, &stream);
             let chunks = if reads_chunks {
                 let session = driver.begin_backfill(&stream.merely_read()).await?;
                 let earlier = head.and_then(|head| head.open.as_ref()).map(|open| open.plan.as_slice());
@@ -60,31 +61,49 @@ impl AbstractDriver {
     }
 }
 
-fn describe(head: Option<&lakeward_core::StreamHead>, target: &StreamId, mode: SyncMode) -> (String, bool) {
-    let name = target.to_string();
-    match head {
-        None if mode == SyncMode::StrictCdc => (format!("changes from now on into {name}"), false),
-        None => (format!("backfill into {name}"), true),
-        Some(head) => match (&head.open, head.visible, mode) {
-            (Some(open), _, _) => (
-                format!(
-                    "go on with the backfill of generation {}: {} chunks done",
-                    head.generation,
-                    open.done.len()
-                ),
-                true,
+/// What would happen, and whether all rows would be read.
+fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bool) {
+    let name = stream.target.to_string();
+    let Some(head) = head else {
+        return match stream.sync_mode {
+            SyncMode::StrictCdc => (format!("changes from now on into {name}"), false),
+            _ => (format!("backfill into {name}"), true),
+        };
+    };
+    match (&head.open, head.visible, stream.sync_mode) {
+        (Some(open), _, _) => (
+            format!(
+                "go on with the backfill of generation {}: {} chunks done",
+                head.generation,
+                open.done.len()
             ),
-            (None, Some(_), SyncMode::Incremental) => {
+            true,
+        ),
+        (None, Some(_), SyncMode::FullRefresh) => {
+            (format!("full refresh: generation {} replaces {}", head.generation + 1, head.generation), true)
+        }
+        (None, Some(_), mode) => match altered(head, stream) {
+            Ok(Some(reason)) => (format!("all rows again: {reason}"), mode != SyncMode::StrictCdc),
+            Ok(None) if mode == SyncMode::Incremental => {
                 (format!("incremental pass {}", head.progress.pass + 1), false)
             }
-            (None, Some(_), SyncMode::Cdc | SyncMode::StrictCdc) => {
-                ("changes since the last sync".to_owned(), false)
-            }
-            (None, Some(_), SyncMode::FullRefresh) => (
-                format!("full refresh: generation {} replaces {}", head.generation + 1, head.generation),
-                true,
-            ),
-            (None, None, _) => (format!("backfill into {name}"), true),
+            Ok(None) => ("changes since the last sync".to_owned(), false),
+            Err(error) => (format!("nothing, it would fail: {error:?}"), false),
         },
+        (None, None, _) => (format!("backfill into {name}"), true),
+    }
+}
+
+/// Why all rows would be read again, and what would become of the history.
+fn altered(head: &StreamHead, stream: &ConfiguredStream) -> Result<Option<String>> {
+    let Some(before) = &head.definition else { return Ok(None) };
+    match evolution(before, &with_retired_columns(stream, before)?, false)? {
+        Evolution::Unchanged | Evolution::Widened => Ok(None),
+        Evolution::NewGeneration(reason) if !stream.sync_mode.follows_log() => Ok(Some(reason)),
+        Evolution::NewGeneration(reason) => {
+            let replaced = successor(stream, before, false)?.replaces_history;
+            let history = if replaced { "replaced" } else { "kept" };
+            Ok(Some(format!("{reason}; the history is {history}")))
+        }
     }
 }

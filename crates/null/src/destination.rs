@@ -239,6 +239,7 @@ mod tests {
             partition: Vec::new(),
             columns: Vec::new(),
             left_out: Vec::new(),
+            columns_made: None,
             replaces_history: false,
         };
         let open = OpenStep {

@@ -425,6 +425,7 @@ mod tests {
                 partition: Vec::new(),
                 columns: Vec::new(),
                 left_out: Vec::new(),
+                columns_made: None,
                 replaces_history: false,
             },
             fingerprint: Fingerprint::default(),

@@ -242,6 +242,7 @@ mod tests {
                     identity: "1".to_owned(),
                 }],
                 left_out: Vec::new(),
+                columns_made: None,
                 replaces_history: false,
             },
             fingerprint: Fingerprint::default(),

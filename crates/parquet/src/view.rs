@@ -275,6 +275,7 @@ mod tests {
             partition: Vec::new(),
             columns: ["id", "it's \"x\""].map(column).to_vec(),
             left_out: Vec::new(),
+            columns_made: None,
             replaces_history: false,
         }
     }

@@ -28,6 +28,8 @@ pub(crate) struct RelationRow {
     pub(crate) row_security: bool,
     /// A materialised view that was never filled cannot be read.
     pub(crate) populated: bool,
+    /// How many columns it was ever given.
+    pub(crate) columns_made: u16,
 }
 
 /// `pg_class.relkind`, as far as it can be read.
@@ -157,7 +159,7 @@ pub(crate) async fn relations(
            sum({bytes}) FILTER (WHERE c.relkind IN ('r', 'm'))::int8 \
            FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid GROUP BY 1) \
          SELECT r.oid, n.nspname, r.relname, r.relkind, s.rows::float8, s.bytes, d.description, \
-           r.relrowsecurity AND row_security_active(r.oid), r.relispopulated \
+           r.relrowsecurity AND row_security_active(r.oid), r.relispopulated, r.relnatts \
          FROM size s JOIN pg_catalog.pg_class r ON r.oid = s.root \
          JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace \
          LEFT JOIN pg_catalog.pg_description d ON d.objoid = r.oid AND d.objsubid = 0 \
@@ -177,6 +179,7 @@ pub(crate) async fn relations(
                 comment: row.get(6),
                 row_security: row.get::<_, Option<bool>>(7).unwrap_or(false),
                 populated: row.get(8),
+                columns_made: row.get::<_, i16>(9).unsigned_abs(),
             })
         })
         .collect())

@@ -149,6 +149,7 @@ async fn describe_sized(
             estimated_rows: relation.rows,
             estimated_bytes: relation.bytes,
             comment: relation.comment.clone(),
+            columns_made: Some(relation.columns_made.into()),
         };
         result.push(Described { stream, relation, columns, log_key });
     }

@@ -390,6 +390,17 @@ impl LogRun {
                     ended = Some(altered(error));
                 }
                 Err(error) => {
+                    // A run that ends tells it then.
+                    if self.context.options.follow {
+                        let remedy = error.remedy().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+                        self.context.events.event(&Event::Warning {
+                            stream: Some(id.clone()),
+                            message: format!(
+                                "its rows could not be read, the others are followed without it, and the next run tries \
+                                 again: {error:?}{remedy}"
+                            ),
+                        });
+                    }
                     let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
                     failures.insert(id, error);
                 }

@@ -28,6 +28,7 @@ pub(crate) fn stream_of(id: &StreamId, columns: Vec<Column>, partition: &[&str])
         schema: Schema { columns },
         retired: Schema::default(),
         left_out: Vec::new(),
+        columns_made: None,
         replaces_history: false,
         system: SystemColumns::default(),
         key: vec!["id".to_owned()],

@@ -367,11 +367,11 @@ impl Tables {
     ) -> Result<Mapping, String> {
         let table = &self.tables[index];
         let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
-        let unknown = relation.columns.iter().find(|column| {
-            table.stream.schema.column(column.name).is_none()
-                && !table.known.contains_key(column.name)
-                && table.stream.retired.column(column.name).is_none()
+        // A name that the catalog has no column for. The stream may know it of a column that was dropped.
+        let nameless = relation.columns.iter().find(|column| {
+            table.stream.schema.column(column.name).is_none() && !table.known.contains_key(column.name)
         });
+        let unknown = nameless.filter(|column| table.stream.retired.column(column.name).is_none());
         let mut values = Vec::with_capacity(table.columns.len());
         for (number, column) in table.columns.iter().enumerate() {
             let name = &column.wire.name;
@@ -379,11 +379,8 @@ impl Tables {
             match value.map(|at| relation.columns[at]) {
                 None if column.generated && !table.key.contains(&number) => {}
                 None if older && !table.key.contains(&number) => {
-                    if let Some(unknown) = unknown {
-                        return Err(format!(
-                            "column {name} may have been called {} for a while",
-                            unknown.name
-                        ));
+                    if let Some(other) = nameless {
+                        return Err(format!("column {name} may have been called {} for a while", other.name));
                     }
                 }
                 None => return Err(format!("column {name} was dropped")),
@@ -407,8 +404,18 @@ impl Tables {
         // has an order of its own.
         let places: Vec<usize> =
             relation.columns.iter().filter_map(|column| table.known.get(column.name).copied()).collect();
-        if part != Part::Partition && !places.is_sorted() {
-            return Err("columns had each other's names for a while".to_owned());
+        if part != Part::Partition {
+            if !places.is_sorted() {
+                return Err("columns had each other's names for a while".to_owned());
+            }
+            // What stands before a column was made before it, and cannot be missing where that one is.
+            let absent = table.columns.iter().zip(&values).find(|(column, value)| {
+                let before = table.known.get(&column.wire.name) < places.last();
+                value.is_none() && !column.generated && before
+            });
+            if let Some((column, _)) = absent {
+                return Err(format!("column {} had another's name for a while", column.wire.name));
+            }
         }
         let mut filter = Vec::with_capacity(table.filter_types.len());
         let names = table.filter.iter().flat_map(|filter| &filter.columns);
