@@ -10,6 +10,7 @@ use crate::followed::Followed;
 
 on_both!(a_value_that_a_stream_refuses_stops_that_stream_alone, super::refused_value);
 on_both!(a_table_that_is_dropped_stops_its_stream_alone, super::dropped);
+on_both!(a_file_that_is_missing_stops_its_stream_alone, super::missing_file);
 on_both!(a_table_made_anew_again_and_again_is_followed_as_far_as_that_goes, super::made_anew);
 
 async fn refused_value(version: Version) {
@@ -51,6 +52,33 @@ async fn refused_value(version: Version) {
     scene.assert_same("strict").await;
     scene.assert_same("other").await;
     scene.assert_nothing_forgotten_early().await;
+}
+
+async fn missing_file(version: Version) {
+    let sql = "CREATE TABLE robbed (id int PRIMARY KEY); INSERT INTO robbed VALUES (1);
+        CREATE TABLE whole (id int PRIMARY KEY); INSERT INTO whole VALUES (1)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["robbed", "whole"]).await;
+    scene.sync().await;
+    scene.sql("INSERT INTO robbed VALUES (2); INSERT INTO whole VALUES (2)").await;
+    scene.sync().await;
+    let newest = scene.project.visible_files("robbed").into_iter().max().unwrap();
+    let aside = scene.project.file("aside");
+    std::fs::rename(&newest, &aside).unwrap();
+    for round in 3..5 {
+        scene.sql(&format!("INSERT INTO robbed VALUES ({round}); INSERT INTO whole VALUES ({round})")).await;
+        let output = scene.run(&[]).await;
+        output.assert_code(6);
+        let failed = output.events_of("stream_failed");
+        assert_eq!((failed.len(), &failed[0]["stream"]), (1, &json!("public.robbed")), "{failed:?}");
+        assert!(failed[0]["error"].as_str().unwrap().contains("a committed file is missing"), "{failed:?}");
+        scene.assert_same("whole").await;
+        scene.assert_nothing_forgotten_early().await;
+    }
+    std::fs::rename(&aside, &newest).unwrap();
+    let output = scene.sync().await;
+    assert!(output.events_of("stream_planned").is_empty(), "nothing is read again: {}", output.stderr);
+    scene.assert_same("robbed").await;
+    scene.assert_same("whole").await;
 }
 
 async fn dropped(version: Version) {

@@ -218,7 +218,8 @@ async fn renamed(version: Version) {
     assert!(!scene.project.stream_directory("second").exists());
     scene.sql("INSERT INTO t VALUES (2)").await;
     scene.project.select("t", json!({ "destination_table": "first" })).unwrap();
-    scene.sync().await;
+    let output = scene.sync().await;
+    assert!(output.events_of("stream_planned").is_empty(), "nothing is read again: {}", output.stderr);
     scene.assert_same_as("t", &Options::cdc().directory(scene.project.stream_directory("first"))).await;
     scene.project.run(&["clear", "public.t", "--yes"]).await.unwrap().assert_ok();
     scene.project.select("t", json!({ "destination_table": "second" })).unwrap();

@@ -168,16 +168,17 @@ impl AbstractDriver {
             self.events.clone(),
         ));
         let mut fit = Vec::with_capacity(streams.len());
+        let mut held = Vec::new();
         for (stream, offered) in streams {
             // Before anything is begun for it: others that share its log go on without it.
             match commits.refuse_missing_commits(&stream.id, &stream.target, &heads) {
                 Ok(()) => fit.push((stream, offered)),
                 Err(error) => {
-                    if stream.sync_mode.follows_log() {
-                        absent.insert(stream.id.clone());
-                    }
                     remaining.deselect(&stream.id);
                     summary.failures.push((stream.id.clone(), error));
+                    if stream.sync_mode.follows_log() {
+                        held.push(stream);
+                    }
                 }
             }
         }
@@ -188,8 +189,8 @@ impl AbstractDriver {
             fit.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
         let mut held_up = None;
         if !followers.is_empty() {
-            let kept =
-                followers.iter().map(|(stream, _)| stream.id.clone()).chain(absent.iter().cloned()).collect();
+            let followed = followers.iter().map(|(stream, _)| stream).chain(&held);
+            let kept = followed.map(|stream| stream.id.clone()).chain(absent.iter().cloned()).collect();
             held_up = let_go(self.destination.as_ref(), &commits, &run, &mut heads, &kept).await.err();
         }
         let context = Arc::new(RunContext {
@@ -214,12 +215,14 @@ impl AbstractDriver {
         let alone = futures::stream::iter(alone).buffer_unordered(readers);
         let together = match (held_up, followers.is_empty()) {
             (None, true) => {
-                if absent.is_empty() {
+                if absent.is_empty() && held.is_empty() {
                     self.warn_of_idle_log(&commits);
                 }
                 None
             }
-            (None, false) => Some(LogRun::new(context.clone(), remaining, followers, !absent.is_empty())?),
+            (None, false) => {
+                Some(LogRun::new(context.clone(), remaining, followers, held, !absent.is_empty())?)
+            }
             // The log may not move on while a stream that left it still has a place in it.
             (Some(error), _) => {
                 let why = "the log is not read, because a stream that left it could not be let go of";

@@ -54,7 +54,9 @@ pub(crate) struct LogRun {
     /// Streams whose changes cannot be read or written, and why: the others are read on to where the source is now. The
     /// log is kept from where these stand.
     broken: BTreeMap<StreamId, Error>,
-    /// Whether the log is kept for a stream that is not even there.
+    /// Streams that follow the log and are not begun in this run. They stay published.
+    held: Vec<Arc<ConfiguredStream>>,
+    /// Whether the log is kept for these, or for a stream that is not even there.
     hold: bool,
 }
 
@@ -69,7 +71,8 @@ enum Attempt {
 }
 
 impl LogRun {
-    /// With `hold` the log is kept from where it is for a stream that is none of these.
+    /// The log is kept from where it is for streams that are none of these: for `held`, which stay published, and with
+    /// `hold` for such as the source does not show at the moment.
     ///
     /// # Errors
     /// `Config` where the source has no log, or does not offer the mode.
@@ -77,6 +80,7 @@ impl LogRun {
         context: Arc<RunContext>,
         catalog: Catalog,
         streams: Vec<(Arc<ConfiguredStream>, Stream)>,
+        held: Vec<Arc<ConfiguredStream>>,
         hold: bool,
     ) -> Result<Self> {
         let Some(log) = context.driver.change_stream() else {
@@ -109,7 +113,8 @@ impl LogRun {
             read_anew: BTreeMap::new(),
             failures: Mutex::default(),
             broken: BTreeMap::new(),
-            hold,
+            hold: hold || !held.is_empty(),
+            held,
         })
     }
 
@@ -149,9 +154,12 @@ impl LogRun {
     }
 
     async fn run_until_done(&mut self) -> Result<()> {
-        // All or none: the position that they share may not pass a stream that is not read.
-        for run in self.runs.values() {
-            run.take_over().await.map_err(|error| error.at("stream", &run.stream.id))?;
+        for run in self.runs.values().cloned().collect::<Vec<_>>() {
+            if let Err(error) = run.take_over().await {
+                // Its files are its own matter, whoever holds the others.
+                let its_own = error.kind() == ErrorKind::Destination;
+                self.leave_out(error.at("stream", &run.stream.id), its_own)?;
+            }
         }
         let ended = self.attempts().await;
         // Whatever ended them: what is released only now would otherwise be said at the next start.
@@ -190,26 +198,32 @@ impl LogRun {
                         stream: Some(stream.clone()),
                         message: format!("changed: {what}"),
                     });
-                    self.resolve_again(Some((&stream, what))).await.or_else(|error| self.leave_out(error))?;
+                    if let Err(error) = self.resolve_again(Some((&stream, what))).await {
+                        let its_own = of_one_stream(&error);
+                        self.leave_out(error, its_own)?;
+                    }
                 }
                 Err(error) => match backoff.after(error, Retry::NewSession).await {
                     Ok(()) => {
                         if let Err(error) = self.resolve_again(None).await {
                             // Where the server is still away the next attempt finds out.
                             if retry_policy(error.kind()) == Retry::Never {
-                                self.leave_out(error)?;
+                                let its_own = of_one_stream(&error);
+                                self.leave_out(error, its_own)?;
                             }
                         }
                     }
-                    Err(error) => self.leave_out(error)?,
+                    Err(error) => {
+                        let its_own = of_one_stream(&error);
+                        self.leave_out(error, its_own)?;
+                    }
                 },
             }
         }
     }
 
-    /// Goes on without the stream that an error is about, where it is about what one stream is or holds.
-    fn leave_out(&mut self, error: Error) -> Result<()> {
-        let its_own = matches!(error.kind(), ErrorKind::Data | ErrorKind::Schema | ErrorKind::Config);
+    /// Goes on without the stream that an error names, where it is that one's own.
+    fn leave_out(&mut self, error: Error, its_own: bool) -> Result<()> {
         match named(&self.runs, &error).filter(|id| its_own && !self.broken.contains_key(id)) {
             Some(id) if self.broken.len() + 1 < self.runs.len() => {
                 self.context.events.event(&Event::Warning {
@@ -350,7 +364,8 @@ impl LogRun {
             commits.save_global(&intent, ids.clone(), true).await?;
             failpoint::hit("engine-intent-saved")?;
         }
-        let streams: Vec<Arc<ConfiguredStream>> = self.runs.values().map(|run| run.stream.clone()).collect();
+        let followed = self.runs.values().map(|run| &run.stream);
+        let streams: Vec<Arc<ConfiguredStream>> = followed.chain(&self.held).cloned().collect();
         let prepared = self.log()?.pre_cdc(&streams, &intent).await?;
         failpoint::hit("engine-log-followable")?;
         commits.save_global(&prepared.position, ids, false).await?;
@@ -361,53 +376,89 @@ impl LogRun {
     ///
     /// # Errors
     /// Where a new attempt may do better, or the run was stopped.
-    async fn backfill(&self, queued: Vec<Arc<StreamRun>>, stop: &CancellationToken) -> Result<()> {
+    async fn backfill(&self, mut queued: Vec<Arc<StreamRun>>, stop: &CancellationToken) -> Result<()> {
+        let mut at_once = self.context.reader_count;
+        loop {
+            let Snapshots { taken, refused } = self.take_snapshots(queued, at_once, stop).await?;
+            // What the source had too few of for all at once (slots), it may have for one after another.
+            if taken == 0 || refused.is_empty() {
+                refused.into_iter().for_each(|(run, error)| self.fail(&run.stream.id, error));
+                return Ok(());
+            }
+            queued = refused.into_iter().map(|(run, _)| run).collect();
+            at_once = 1;
+        }
+    }
+
+    async fn take_snapshots(
+        &self,
+        queued: Vec<Arc<StreamRun>>,
+        at_once: usize,
+        stop: &CancellationToken,
+    ) -> Result<Snapshots> {
         let mut running = futures::stream::iter(queued)
             .map(|run| async move {
                 let outcome = match run.stream.sync_mode {
                     SyncMode::StrictCdc => run.join_log().await,
                     _ => run.backfill().await,
                 };
-                let id = run.stream.id.clone();
                 let outcome = match outcome {
                     // Here, where the others go on meanwhile: whoever waits for the phases must be able to let go of them.
                     Err(error) if !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Schema) => {
-                        self.phases.queued(&id).await.and(Err(error))
+                        self.phases.queued(&run.stream.id).await.and(Err(error))
                     }
                     outcome => outcome,
                 };
-                (id, outcome)
+                (run, outcome)
             })
-            .buffer_unordered(self.context.reader_count);
+            .buffer_unordered(at_once);
+        let mut snapshots = Snapshots::default();
         let mut ended = None;
-        while let Some((id, outcome)) = running.next().await {
+        while let Some((run, outcome)) = running.next().await {
             match outcome {
-                Ok(()) => {}
+                Ok(()) => snapshots.taken += 1,
                 Err(error) if error.kind() == ErrorKind::Cancelled => ended = ended.or(Some(error)),
                 Err(error) if error.kind() == ErrorKind::Schema => {
                     // The others end in good order.
                     stop.cancel();
                     ended = Some(altered(error));
                 }
-                Err(error) => {
-                    // A run that ends tells it then.
-                    if self.context.options.follow {
-                        let remedy = error.remedy().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
-                        self.context.events.event(&Event::Warning {
-                            stream: Some(id.clone()),
-                            message: format!(
-                                "its rows could not be read, the others are followed without it, and the next run tries \
-                                 again: {error:?}{remedy}"
-                            ),
-                        });
-                    }
-                    let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-                    failures.insert(id, error);
-                }
+                Err(error) if error.kind() == ErrorKind::Source => snapshots.refused.push((run, error)),
+                Err(error) => self.fail(&run.stream.id, error),
             }
         }
-        ended.map_or(Ok(()), Err)
+        ended.map_or(Ok(snapshots), Err)
     }
+
+    /// Notes that a stream got no snapshot in this run.
+    fn fail(&self, id: &StreamId, error: Error) {
+        // A run that ends tells it then.
+        if self.context.options.follow {
+            let remedy = error.remedy().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+            self.context.events.event(&Event::Warning {
+                stream: Some(id.clone()),
+                message: format!(
+                    "its rows could not be read, the others are followed without it, and the next run tries again: \
+                     {error:?}{remedy}"
+                ),
+            });
+        }
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.insert(id.clone(), error);
+    }
+}
+
+/// How a round of snapshots ended.
+#[derive(Default)]
+struct Snapshots {
+    taken: usize,
+    /// Those that the source refused.
+    refused: Vec<(Arc<StreamRun>, Error)>,
+}
+
+/// Whether an error that names a stream is about what that one is or holds.
+fn of_one_stream(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Data | ErrorKind::Schema | ErrorKind::Config)
 }
 
 /// The stream that an error names.

@@ -341,8 +341,8 @@ fn all_in_use(error: Error) -> Error {
         return error;
     }
     error.hint(
-        "each stream needs a slot while its snapshot is taken: raise max_replication_slots and restart the server, or lower \
-         --max-connections; what is done stays done, so running again may do as well",
+        "a stream needs a slot while its snapshot is taken, beside the pipeline's own: drop one that nobody needs (SELECT \
+         slot_name, active FROM pg_replication_slots), or raise max_replication_slots and restart the server",
     )
 }
 
