@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::scene::LAKEWARD;
 
 on_both!(f46_wide_rows_on_16_connections, super::wide_rows);
+on_both!(f46_an_ordinary_table_on_8_connections, super::ordinary);
 on_both!(f46_many_columns_on_16_connections, super::many_columns);
 on_both!(f20_large_values, super::large_values);
 
@@ -47,6 +48,23 @@ async fn wide_rows(version: Version) {
     let limit = ["--memory-limit", "192MiB", "--max-connections", "16", "--chunk-size", "4MiB"];
     let output = project.sync(&limit).await.unwrap();
     assert_bounded(&db, &project, &output, 192 * MIB).await;
+}
+
+async fn ordinary(version: Version) {
+    let server = PgServer::shared(version);
+    let db = server.create_database("memory").await.unwrap();
+    db.execute(
+        "CREATE TABLE wide (id int PRIMARY KEY, at timestamptz, a numeric, b numeric, c numeric, d int, e int, f text, g text, h bool);
+         INSERT INTO wide SELECT n, to_timestamp(n), n / 7.0, round(n / 3.0, 2), 0.5, n % 5, n * 3, md5(n::text), 'k' || n % 100, n % 2 = 0
+         FROM generate_series(1, 600000) n",
+    )
+    .await
+    .unwrap();
+    let project = project(&db).await;
+    // Where each thread's arena keeps what it once had, 70 MiB and more are taken.
+    let limit = ["--memory-limit", "64MiB", "--max-connections", "8", "--chunk-size", "4MiB"];
+    let output = project.sync(&limit).await.unwrap();
+    assert_bounded(&db, &project, &output, 64 * MIB).await;
 }
 
 async fn many_columns(version: Version) {
