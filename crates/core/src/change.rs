@@ -38,6 +38,19 @@ pub enum Until {
     Forever,
 }
 
+/// What became of a stream's place in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    Same,
+    /// Parts came whose rows are all in the log.
+    Grown,
+    /// Parts went, of which the log says nothing.
+    Shrunk,
+    /// Not all of its rows are in the log, and why.
+    Broken(String),
+}
+
 /// How often a reading of the log comes to a boundary: at the first end of a transaction after either is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointInterval {
@@ -212,6 +225,15 @@ pub trait CdcDriver: Send + Sync {
 
     /// Removes what was made at the source for a pipeline. Says what was kept and why, a line each.
     async fn clear(&self, saved: &Position) -> Result<Vec<String>>;
+
+    /// What became of a stream in the log since it had the place `known`: `now` is the place that it has
+    /// ([`Prepared::places`]).
+    fn standing(&self, known: &str, now: &str) -> Standing {
+        match known == now {
+            true => Standing::Same,
+            false => Standing::Broken("it was not in the log all the time".to_owned()),
+        }
+    }
 
     /// How two positions of one log relate; `None` where they do not (GTID sets).
     fn compare(&self, a: &Position, b: &Position) -> Option<Ordering>;

@@ -72,6 +72,10 @@ pub struct DefinedColumn {
     pub column_type: String,
     /// What the source keeps when it is renamed ([`Column::identity`](crate::Column::identity)).
     pub identity: String,
+    /// What its values are at the source ([`Column::stored_as`](crate::Column::stored_as)); empty where the source had
+    /// lost it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stored_as: String,
 }
 
 /// How far a stream has come, as committed with its data.

@@ -466,6 +466,7 @@ impl ConfiguredStream {
                     name: column.name.clone(),
                     column_type: column.column_type.to_string(),
                     identity: column.identity.clone(),
+                    stored_as: column.stored_as.clone(),
                 })
                 .collect(),
             left_out: self.left_out.clone(),

@@ -32,7 +32,7 @@ pub use catalog::{
 };
 pub use change::{
     Boundary, CdcDriver, ChangeEvent, ChangeMode, ChangeRequest, ChangeScope, ChangeStream,
-    CheckpointInterval, Lag, Prepared, StreamPhase, Until,
+    CheckpointInterval, Lag, Prepared, Standing, StreamPhase, Until,
 };
 pub use chunk::{Chunk, DoneChunk, Fingerprint, Session};
 pub use commit::{
@@ -55,7 +55,7 @@ pub use finding::{Finding, Severity};
 pub use identity::{DestinationIdentity, Pipeline, Run, SourceIdentity};
 pub use memory::{MemoryBudget, Reservation};
 pub use position::Position;
-pub use schema::{Column, ColumnType, Schema};
+pub use schema::{Column, ColumnType, Schema, keeps_values};
 pub use sequence::Sequence;
 pub use stream::{InsertsOnly, Stream, StreamId, SyncMode};
 pub use system::{Op, SystemColumns};

@@ -277,6 +277,10 @@ pub struct Column {
     pub column_type: ColumnType,
     /// The source's own name for its type, for people and for override checks.
     pub source_type: String,
+    /// What its values are at the source, as far as anybody can see it in them: a kind, or a kind, `/`, and a width.
+    /// Another kind, or the same in less width, says that the source may have altered values that are there already
+    /// (`char(6)` to `char(3)`, `json` to `jsonb`). Empty where the source has lost the column, or says nothing of it.
+    pub stored_as: String,
     /// Whether the source allows null in it.
     pub nullable: bool,
     /// Whether the source computes it from other columns.
@@ -292,6 +296,16 @@ pub struct Column {
     pub suggested_type: Option<ColumnType>,
 }
 
+/// Whether values that were stored in one way are the same in another ([`Column::stored_as`]).
+pub fn keeps_values(before: &str, now: &str) -> bool {
+    let parts = |stored: &str| match stored.split_once('/') {
+        Some((kind, width)) => (kind.to_owned(), width.parse().unwrap_or(0)),
+        None => (stored.to_owned(), u64::MAX),
+    };
+    let ((was, narrow), (is, wide)) = (parts(before), parts(now));
+    was == is && narrow <= wide
+}
+
 impl Column {
     /// A nullable column of which no more is known, identified by its name.
     pub fn new(name: impl Into<String>, column_type: ColumnType) -> Self {
@@ -301,6 +315,7 @@ impl Column {
             name,
             column_type,
             source_type: String::new(),
+            stored_as: String::new(),
             nullable: true,
             generated: false,
             existing_default: false,
@@ -343,6 +358,17 @@ mod tests {
 
     fn widens(from: &str, to: &str) -> bool {
         from.parse::<ColumnType>().unwrap().widens_to(&to.parse().unwrap())
+    }
+
+    #[test]
+    fn values_are_kept_by_the_same_kind_in_no_less_width() {
+        assert!(keeps_values("text/10", "text/20") && keeps_values("text/10", "text"));
+        assert!(keeps_values("1700:9", "1700:9"));
+        for (before, now) in
+            [("text/20", "text/10"), ("text", "text/10"), ("114", "3802"), ("1042:9", "1042:8")]
+        {
+            assert!(!keeps_values(before, now), "{before} to {now}");
+        }
     }
 
     #[test]

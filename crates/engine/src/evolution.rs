@@ -1,8 +1,8 @@
 //! What becomes of a stream's newest generation when its definition is no longer the same.
 
 use lakeward_core::{
-    Column, ColumnType, ConfiguredStream, DefinedColumn, Definition, Error, ErrorKind, OnSchemaChange,
-    PartitionField, Result, Schema,
+    Column, ColumnType, ConfiguredStream, DefinedColumn, Definition, Error, ErrorKind, Meaning,
+    OnSchemaChange, PartitionField, Result, Schema, keeps_values,
 };
 
 /// The answer.
@@ -107,7 +107,15 @@ pub(crate) fn evolution(
     } else {
         Some("the key changed".to_owned())
     };
-    let felt = felt.or_else(|| told_of_another(before, &now));
+    // One that was retired before says nothing of the source any more.
+    let dropped = before
+        .columns
+        .iter()
+        .find(|known| !known.stored_as.is_empty() && stream.schema.column(&known.name).is_none())
+        .map(|known| format!("column \"{}\" was dropped", known.name));
+    // Without a key a row is known by all of its columns: one that is deleted now no longer says what it had in this one.
+    let unknown = dropped.clone().filter(|_| now.meaning() == Meaning::Multiset && !stream.insert_only);
+    let felt = felt.or_else(|| told_of_another(before, &now)).or(unknown);
     let added: Vec<String> = stream
         .schema
         .columns
@@ -117,20 +125,19 @@ pub(crate) fn evolution(
         .collect();
     // That a new column is left out has to be known when it is taken in later.
     let left_out = stream.left_out.iter().any(|identity| !before.left_out.contains(identity));
-    if felt.is_none() && added.is_empty() && left_out {
-        return Ok(Evolution::Widened);
-    }
-    if felt.is_none() && added.is_empty() {
-        return Ok(Evolution::Unchanged);
-    }
-    let what = felt.clone().unwrap_or_else(|| format!("columns were added: {}", added.join(", ")));
+    let quiet = match (added.is_empty(), left_out) {
+        (true, false) => Evolution::Unchanged,
+        _ => Evolution::Widened,
+    };
+    let added = (!added.is_empty()).then(|| format!("columns were added: {}", added.join(", ")));
+    let Some(what) = felt.clone().or(added).or(dropped) else { return Ok(quiet) };
     match stream.on_schema_change {
         OnSchemaChange::Fail => Err(Error::new(ErrorKind::Schema, "the stream's columns changed")
             .at("stream", &stream.id)
             .at("change", what)
             .hint("set on_schema_change to evolve or resnapshot, or clear the stream")),
         OnSchemaChange::Resnapshot => Ok(Evolution::NewGeneration(what)),
-        OnSchemaChange::Evolve => Ok(felt.map_or(Evolution::Widened, Evolution::NewGeneration)),
+        OnSchemaChange::Evolve => Ok(felt.map_or(quiet, Evolution::NewGeneration)),
     }
 }
 
@@ -159,6 +166,8 @@ fn felt_by_existing_rows(before: &Definition, column: &Column, storage_changed: 
             Some(format!("column \"{name}\" was {}, is {column_type}", known.column_type))
         } else if known.identity != column.identity {
             Some(format!("column \"{name}\" was dropped and added again"))
+        } else if !known.stored_as.is_empty() && !keeps_values(&known.stored_as, &column.stored_as) {
+            Some(format!("the type of column \"{name}\" at the source changed, and values may have with it"))
         } else {
             None
         };

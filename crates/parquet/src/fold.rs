@@ -240,6 +240,7 @@ mod tests {
                     name: "id".to_owned(),
                     column_type: "int64".to_owned(),
                     identity: "1".to_owned(),
+                    stored_as: String::new(),
                 }],
                 left_out: Vec::new(),
                 columns_made: None,

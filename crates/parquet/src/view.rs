@@ -265,6 +265,7 @@ mod tests {
             name: name.to_owned(),
             column_type: "text".to_owned(),
             identity: name.to_owned(),
+            stored_as: String::new(),
         };
         Definition {
             source_stream: ["public".to_owned(), "t".to_owned()],

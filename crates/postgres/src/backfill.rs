@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use lakeward_core::{ConfiguredStream, Error, ErrorKind, Fingerprint, Result, Session, StreamId};
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Fingerprint, Result, Session, Stream, StreamId};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::catalog::{self, RelationKind};
@@ -320,11 +320,13 @@ fn check_columns(stream: &ConfiguredStream, described: &Described) -> Result<()>
             return changed("a column that a filter or chunk_column names is gone", name);
         }
     }
-    let key = match (stream.sync_mode.follows_log(), &described.stream.log_key) {
-        (true, Some(key)) => key,
-        _ => &described.stream.primary_key,
+    let Stream { primary_key, log_key, .. } = &described.stream;
+    let same = match (stream.sync_mode.follows_log(), log_key) {
+        (true, Some(key)) => stream.key == *key,
+        // One that is followed and merely read here keeps the key of its changes.
+        _ => stream.key == *primary_key || log_key.as_ref().is_some_and(|key| stream.key == *key),
     };
-    if !stream.key.is_empty() && stream.key != *key {
+    if !stream.key.is_empty() && !same {
         return changed("the key changed", &stream.key.join(", "));
     }
     Ok(())

@@ -37,6 +37,23 @@ pub(crate) struct Mapped {
     pub(crate) ordered: bool,
 }
 
+/// What values of a type are, as far as anybody can see it in them ([`lakeward_core::Column::stored_as`]). What only
+/// may be longer is the same in more width, and the server leaves its values as they are.
+pub(crate) fn stored_as(type_oid: u32, typmod: i32) -> String {
+    /// The most digits that a second has: as many as without a modifier.
+    const MICROSECONDS: i32 = 6;
+    match (type_oid, typmod) {
+        (oid::TEXT, _) | (oid::VARCHAR, ..0) => "text".to_owned(),
+        (oid::VARCHAR, length) => format!("text/{length}"),
+        (oid::TIME | oid::TIMETZ | oid::TIMESTAMP | oid::TIMESTAMPTZ, MICROSECONDS..) => type_oid.to_string(),
+        (oid::VARBIT | oid::TIME | oid::TIMETZ | oid::TIMESTAMP | oid::TIMESTAMPTZ, 0..) => {
+            format!("{type_oid}/{typmod}")
+        }
+        (_, ..0) => type_oid.to_string(),
+        _ => format!("{type_oid}:{typmod}"),
+    }
+}
+
 /// `char(n)`'s and so on OIDs are fixed in the server's sources (`pg_type.dat`) and never change.
 mod oid {
     pub(super) const BOOL: u32 = 16;
@@ -55,6 +72,8 @@ mod oid {
     pub(super) const VARCHAR: u32 = 1043;
     pub(super) const DATE: u32 = 1082;
     pub(super) const TIME: u32 = 1083;
+    pub(super) const TIMETZ: u32 = 1266;
+    pub(super) const VARBIT: u32 = 1562;
     pub(super) const TIMESTAMP: u32 = 1114;
     pub(super) const TIMESTAMPTZ: u32 = 1184;
     pub(super) const NUMERIC: u32 = 1700;

@@ -111,6 +111,11 @@ async fn describe_sized(
                     identity: column.attnum.to_string(),
                     column_type: mapped.column_type.clone(),
                     source_type: column.source_type.clone(),
+                    stored_as: match column.unlogged {
+                        // Changes had no value of it: one that is an ordinary column later is another.
+                        true => format!("computed {}", column.type_oid),
+                        false => mapping::stored_as(column.type_oid, column.typmod),
+                    },
                     nullable: !column.not_null,
                     generated: column.generated,
                     existing_default: column.missing.is_some() || column.default_in_partitions,

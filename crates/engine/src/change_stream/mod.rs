@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
 use lakeward_core::{
-    Catalog, CdcDriver, ChangeMode, ConfiguredStream, Error, ErrorKind, OpenStep, Prepared, Result, Retry,
-    Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode, Until, failpoint, retry_policy,
+    Catalog, CdcDriver, ChangeMode, ConfiguredStream, Definition, Error, ErrorKind, Fingerprint,
+    OnPartitionChange, OpenStep, Prepared, Result, Retry, Standing, Stream, StreamCommit, StreamHead,
+    StreamId, StreamPhase, SyncMode, Until, failpoint, retry_policy,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -514,14 +515,35 @@ async fn plan(
         return again(reason);
     }
     let place = prepared.places.iter().find(|(id, _)| *id == run.stream.id).map(|(_, place)| place);
-    let known = head.fingerprint.as_ref().map(|fingerprint| &fingerprint.log);
+    let known = head.fingerprint.as_ref().map(|fingerprint| fingerprint.log.as_str()).unwrap_or_default();
+    let log = run.context.driver.change_stream();
     // Whatever else is different: what the log says can only be followed without a break.
-    let unbroken = place.is_some() && place == known;
+    let standing = match (log, place) {
+        (Some(log), Some(place)) if !known.is_empty() => log.standing(known, place),
+        _ => Standing::Broken("it was not in the log all the time".to_owned()),
+    };
     let stream = with_retired_columns(&run.stream, before)?;
-    match evolution(before, &stream, false)? {
+    let evolution = evolution(before, &stream, false)?;
+    if let Evolution::NewGeneration(reason) = evolution {
+        return again(reason);
+    }
+    match (standing, stream.on_partition_change) {
+        (Standing::Same, _) => {}
+        (Standing::Broken(why), _) => return again(why),
+        (Standing::Shrunk, OnPartitionChange::Resnapshot) => return again(PART_GONE.to_owned()),
+        (Standing::Shrunk, OnPartitionChange::Fail) => {
+            return Err(Error::new(ErrorKind::Schema, PART_GONE)
+                .at("stream", &stream.id)
+                .hint("set on_partition_change to keep or resnapshot, or clear the stream"));
+        }
+        (Standing::Grown, _) | (Standing::Shrunk, OnPartitionChange::Keep) => {
+            let place = place.cloned().unwrap_or_default();
+            run.stand_at(&stream, before.clone(), place).await?;
+        }
+    }
+    match evolution {
         Evolution::NewGeneration(reason) => again(reason),
-        _ if !unbroken => again("it was not in the log all the time".to_owned()),
-        Evolution::Unchanged => open(&head, Arc::new(stream)),
+        Evolution::Unchanged => open(&run.head(), Arc::new(stream)),
         Evolution::Widened => match run.widen(&stream).await.map_err(altered)? {
             Some(reason) => again(reason),
             None => open(&run.head(), Arc::new(stream)),
@@ -540,7 +562,26 @@ fn open(head: &StreamHead, stream: Arc<ConfiguredStream>) -> Result<(Arc<Configu
     Ok((stream, StreamPhase::Open { position, generation: head.generation }))
 }
 
+/// What is said of a stream of which a partition was detached or dropped.
+const PART_GONE: &str = "a partition is none of it any more";
+
 impl StreamRun {
+    /// Commits which parts a generation has in the log now.
+    async fn stand_at(&self, stream: &ConfiguredStream, definition: Definition, place: String) -> Result<()> {
+        let head = self.head();
+        let fingerprint = head.fingerprint.clone().unwrap_or_default();
+        let mut commit =
+            StreamCommit::new(stream.target.clone(), head.generation, self.unit(head.generation, "parts"));
+        commit.open = Some(OpenStep {
+            definition,
+            fingerprint: Fingerprint { log: place, ..fingerprint },
+            snapshot: Default::default(),
+            plan: Vec::new(),
+            backfill: false,
+        });
+        self.commit(commit, |_| Vec::new()).await
+    }
+
     /// Commits that a generation has more columns from now on; or says why its rows must be read again.
     async fn widen(&self, stream: &ConfiguredStream) -> Result<Option<String>> {
         let head = self.head();

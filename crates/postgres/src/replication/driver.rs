@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use lakeward_core::{
     CdcDriver, ChangeEvent, ChangeMode, ChangeRequest, ChangeScope, ChangeStream, ConfiguredStream, Error,
-    ErrorKind, Lag, Position, Prepared, ReadContext, Result, ResultExt, Session, Stream, StreamId,
+    ErrorKind, Lag, Position, Prepared, ReadContext, Result, ResultExt, Session, Standing, Stream, StreamId,
     StreamPhase, Until,
 };
 use tokio::runtime::Handle;
@@ -288,6 +288,10 @@ impl CdcDriver for PostgresDriver {
     async fn clear(&self, saved: &Position) -> Result<Vec<String>> {
         self.replication.end(&self.connector).await?;
         prepare::clear(&self.connector, &LogPosition::of(saved)?).await
+    }
+
+    fn standing(&self, known: &str, now: &str) -> Standing {
+        publication::standing(known, now)
     }
 
     fn compare(&self, a: &Position, b: &Position) -> Option<Ordering> {

@@ -2,7 +2,9 @@
 //!
 //! Guarantee: no table is published whose updates or deletes would then fail at the source.
 
-use lakeward_core::{ConfiguredStream, Error, ErrorKind, Result, StreamId};
+use std::collections::{HashMap, HashSet};
+
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Result, Standing, StreamId};
 use serde::Deserialize;
 
 use super::identity::{LogKey, log_keys};
@@ -14,6 +16,12 @@ const VIA_ROOT_VERSION: u32 = 13;
 const TRUNCATE_VERSION: u32 = 11;
 /// From here on stored generated columns are in the log.
 pub(crate) const GENERATED_VERSION: u32 = 18;
+
+/// Whether a partition was made as one, so that there was nothing in it: `i` is its row of pg_inherits, `a` that of a
+/// system column of it. Its columns are then written by the command that writes its system columns, which nothing writes
+/// again; attaching and detaching writes every column anew.
+pub(super) const MADE_AS_PARTITION: &str = "a.xmin = i.xmin AND EXISTS (SELECT FROM pg_catalog.pg_attribute u \
+    WHERE u.attrelid = i.inhrelid AND u.attnum > 0 AND u.xmin = a.xmin AND u.cmin = a.cmin)";
 
 /// A table's place in a publication.
 #[derive(Debug, Clone)]
@@ -29,11 +37,48 @@ pub(crate) struct Member {
     /// The transaction that altered what its publication publishes last: what was not published meanwhile is not
     /// in the log.
     altered: String,
+    /// The partitions below it, if it may have such.
+    parts: Option<Vec<String>>,
 }
 
 impl Member {
     fn place(&self, names: &Names) -> String {
-        names.place(self.relation, self.row, &self.altered)
+        let place = names.place(self.relation, self.row, &self.altered);
+        match &self.parts {
+            Some(parts) => format!("{place}{PARTS}{}", parts.join(",")),
+            None => place,
+        }
+    }
+}
+
+/// In a place, what stands between a table and its partitions: each its OID, and one that was attached, `:` and the
+/// transaction that did it. One that was made as a partition had no rows before.
+const PARTS: char = '|';
+
+/// What became of a table between two places of it.
+pub(crate) fn standing(known: &str, now: &str) -> Standing {
+    let split = |place: &str| match place.split_once(PARTS) {
+        Some((table, parts)) => (table.to_owned(), Some(parts.to_owned())),
+        None => (place.to_owned(), None),
+    };
+    let ((table_then, then), (table_now, now)) = (split(known), split(now));
+    if table_then != table_now {
+        return Standing::Broken("it was not in the log all the time".to_owned());
+    }
+    let (Some(then), Some(now)) = (&then, &now) else {
+        return if then == now { Standing::Same } else { Standing::Grown };
+    };
+    let parts = |text: &str| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    let (then, now): (HashSet<String>, HashSet<String>) = (parts(then), parts(now));
+    let oid = |part: &str| part.split(':').next().unwrap_or_default().to_owned();
+    if now.difference(&then).any(|part| part.contains(':')) {
+        return Standing::Broken("a partition was attached, with the rows that it had".to_owned());
+    }
+    let left: HashSet<String> = now.iter().map(|part| oid(part)).collect();
+    match then.iter().any(|part| !left.contains(&oid(part))) {
+        true => Standing::Shrunk,
+        false if then == now => Standing::Same,
+        false => Standing::Grown,
     }
 }
 
@@ -158,9 +203,11 @@ pub(crate) async fn members(connection: &Connection, names: &Names) -> Result<Ve
         JOIN pg_catalog.pg_class c ON c.oid = m.relation \
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
     let rows = connection.rows(sql, &[&publications]).await?;
+    let mut parts = parts(connection, &rows.iter().map(|row| row.get(3)).collect::<Vec<u32>>()).await?;
     Ok(rows
         .iter()
         .map(|row| Member {
+            parts: parts.remove(&row.get(3)),
             publication: row.get(0),
             id: StreamId::new(row.get::<_, String>(1), row.get::<_, String>(2)),
             relation: row.get(3),
@@ -169,6 +216,22 @@ pub(crate) async fn members(connection: &Connection, names: &Names) -> Result<Ve
             altered: row.get(6),
         })
         .collect())
+}
+
+/// The partitions below tables that are partitioned.
+async fn parts(connection: &Connection, tables: &[u32]) -> Result<HashMap<u32, Vec<String>>> {
+    let sql = format!(
+        "WITH RECURSIVE tree(root, oid, part) AS (SELECT c.oid, c.oid, NULL::text FROM pg_catalog.pg_class c \
+           WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'p' \
+         UNION ALL SELECT t.root, i.inhrelid, i.inhrelid::text || CASE WHEN {MADE_AS_PARTITION} THEN '' \
+             ELSE ':' || i.xmin::text END FROM tree t \
+           JOIN pg_catalog.pg_class p ON p.oid = t.oid AND p.relkind = 'p' \
+           JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
+           JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.attnum = -1) \
+         SELECT root, coalesce(array_agg(part ORDER BY oid) FILTER (WHERE part IS NOT NULL), '{{}}') FROM tree GROUP BY 1"
+    );
+    let rows = connection.rows(&sql, &[&tables]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The places of streams that are members now, each of the publication that it should be in.

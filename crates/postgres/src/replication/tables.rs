@@ -11,19 +11,25 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeward_core::{ConfiguredStream, Error, ErrorKind, OnPartitionChange, Result, StreamId};
+use lakeward_core::{
+    ConfiguredStream, Error, ErrorKind, OnPartitionChange, Result, Standing, StreamId, keeps_values,
+};
 use tokio::time::Instant;
 
 use super::filter::{FilterColumn, RowFilter};
 use super::identity::{LogKey, log_keys};
 use super::lsn::{Lsn, Names};
 use super::pgoutput::Relation;
-use super::publication::{self, GENERATED_VERSION};
+use super::publication::{self, GENERATED_VERSION, MADE_AS_PARTITION};
 use super::slot::Place;
 use crate::connect::{Connection, Connector};
 use crate::decode::WireColumn;
+use crate::mapping::stored_as;
 use crate::schema::{Described, describe};
 use crate::sql;
+
+/// What is said of a stream of which a partition was detached or dropped.
+const GONE: &str = "a partition is none of it any more";
 
 /// How long a table that is being altered is waited for.
 const ALTERING: Duration = Duration::from_secs(5);
@@ -83,6 +89,8 @@ pub(super) struct Change {
 pub(super) struct Tables {
     pub(super) tables: Vec<Table>,
     by_oid: HashMap<u32, (usize, Part)>,
+    /// Of partitions that have their columns in another order than their root, where each stands among them.
+    orders: HashMap<u32, HashMap<String, usize>>,
     /// Where the log was when the catalog was read.
     read_at: Lsn,
     /// As the log described tables last.
@@ -151,16 +159,20 @@ impl Tables {
             by_oid.insert(now.relation.oid, (tables.len(), Part::Root));
             tables.push(table(&connection, version, stream, &now).await?);
         }
-        for (oid, root) in partitions(&connection, by_oid.keys().copied().collect()).await? {
-            if let Some((table, _)) = by_oid.get(&root).copied() {
-                by_oid.entry(oid).or_insert((table, Part::Partition));
+        let parts = partitions(&connection, by_oid.keys().copied().collect()).await?;
+        for (oid, root) in &parts {
+            if let Some((table, _)) = by_oid.get(root).copied() {
+                by_oid.entry(*oid).or_insert((table, Part::Partition));
             }
         }
+        let mut orders = orders(&connection, &parts.iter().map(|(oid, _)| *oid).collect::<Vec<_>>()).await?;
+        orders.retain(|oid, order| by_oid.get(oid).is_some_and(|(table, _)| tables[*table].known != *order));
         connection.run("COMMIT").await?;
         let publications = vec![names.publication_for(false), names.publication_for(true)];
         let mut loaded = Self {
             tables,
             by_oid,
+            orders,
             read_at,
             relations: HashMap::new(),
             connection,
@@ -215,12 +227,21 @@ impl Tables {
             let lost = |(oid, (owner, part)): (&u32, &(usize, Part))| {
                 *owner == index && *part == Part::Partition && !parts.contains(oid)
             };
-            if stream.on_partition_change != OnPartitionChange::Keep && self.by_oid.iter().any(lost) {
-                return changed("a partition is none of it any more");
+            let lost = stream.on_partition_change != OnPartitionChange::Keep && self.by_oid.iter().any(lost);
+            match stream.on_partition_change {
+                OnPartitionChange::Resnapshot if lost => return changed(GONE),
+                OnPartitionChange::Fail if lost => {
+                    return Err(Error::new(ErrorKind::Schema, GONE)
+                        .at("stream", &stream.id)
+                        .hint("set on_partition_change to keep or resnapshot, or clear the stream"));
+                }
+                _ => {}
             }
-            let before = self.places.get(name);
-            if before.is_some() && before != places.get(name) {
-                return changed("it was not published all the time, or not all of it");
+            let now = places.get(name).map(String::as_str).unwrap_or_default();
+            if let Some(before) = self.places.get(name)
+                && let Standing::Broken(why) = publication::standing(before, now)
+            {
+                return changed(&why);
             }
         }
         self.places = places;
@@ -277,18 +298,16 @@ impl Tables {
 
     /// What a table is that the catalog did not have when it was read.
     async fn resolve(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<Known> {
-        // A partition that was made as one has nothing in it. Its columns are then written by the command that writes
-        // its system columns, which nothing writes again; attaching and detaching writes every column anew.
-        let sql = "WITH RECURSIVE up(oid, depth, made) AS (SELECT c.oid, 0, true FROM pg_catalog.pg_class c \
-              WHERE c.oid = $1 UNION ALL \
-            SELECT i.inhparent, up.depth + 1, up.made AND a.xmin = i.xmin AND EXISTS ( \
-                SELECT FROM pg_catalog.pg_attribute u WHERE u.attrelid = up.oid AND u.attnum > 0 \
-                  AND u.xmin = a.xmin AND u.cmin = a.cmin) FROM up \
-              JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition \
-              JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid \
-              JOIN pg_catalog.pg_attribute a ON a.attrelid = up.oid AND a.attnum = -1) \
-            SELECT oid, made FROM up ORDER BY depth";
-        let rows = self.connection.rows(sql, &[&relation.oid]).await?;
+        let sql = format!(
+            "WITH RECURSIVE up(oid, depth, made) AS (SELECT c.oid, 0, true FROM pg_catalog.pg_class c \
+               WHERE c.oid = $1 UNION ALL \
+             SELECT i.inhparent, up.depth + 1, up.made AND {MADE_AS_PARTITION} FROM up \
+               JOIN pg_catalog.pg_class c ON c.oid = up.oid AND c.relispartition \
+               JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid \
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = up.oid AND a.attnum = -1) \
+             SELECT oid, made FROM up ORDER BY depth"
+        );
+        let rows = self.connection.rows(&sql, &[&relation.oid]).await?;
         for row in &rows {
             let Some((table, _)) = self.by_oid.get(&row.get(0)).copied() else { continue };
             if !row.get::<_, bool>(1) {
@@ -298,15 +317,17 @@ impl Tables {
             self.by_oid.insert(relation.oid, (table, Part::Partition));
             return Ok(self.map(relation, table, Part::Partition, commit));
         }
-        self.former(relation, commit).await
+        let chain: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
+        self.former(relation, &chain, commit).await
     }
 
-    /// What a table is that is no partition any more: published by itself it was none, otherwise it was one when its
-    /// rows were written. Whose it was the catalog no longer says.
-    async fn former(&self, relation: &Relation<'_>, commit: Lsn) -> Result<Known> {
+    /// What a table is that is no partition any more: published by itself, or as a partition of one that this reading
+    /// leaves out, it was none; otherwise it was one when its rows were written. Whose it was the catalog no longer says.
+    /// `chain`: the table and those that it is a partition of.
+    async fn former(&mut self, relation: &Relation<'_>, chain: &[u32], commit: Lsn) -> Result<Known> {
         let sql = "SELECT FROM pg_catalog.pg_publication p WHERE p.pubname::text = ANY ($1) AND (p.puballtables OR EXISTS \
-            (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = $2))";
-        if !self.connection.rows(sql, &[&self.publications, &relation.oid]).await?.is_empty() {
+            (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = ANY ($2::oid[])))";
+        if !self.connection.rows(sql, &[&self.publications, &chain]).await?.is_empty() {
             return Ok(Known::Foreign);
         }
         let names: HashSet<&str> = relation.columns.iter().map(|column| column.name).collect();
@@ -320,6 +341,7 @@ impl Tables {
         Ok(match origins.as_slice() {
             [] => Known::Foreign,
             [table] if self.tables[*table].stream.on_partition_change == OnPartitionChange::Keep => {
+                self.orders.extend(orders(&self.connection, &[relation.oid]).await?);
                 self.map(relation, *table, Part::Partition, commit)
             }
             [table, ..] => {
@@ -389,9 +411,11 @@ impl Tables {
                         return Err(format!("the type of column {name} changed"));
                     }
                 }
-                // How long a text may be changes no value.
-                Some(logged) if logged.typmod != column.typmod && (!older || column.type_oid == NUMERIC) => {
-                    return Err(format!("the type of column {name} changed"));
+                Some(logged) if logged.typmod != column.typmod => {
+                    let stored = |typmod| stored_as(column.type_oid, typmod);
+                    if !(older && keeps_values(&stored(logged.typmod), &stored(column.typmod))) {
+                        return Err(format!("the type of column {name} changed"));
+                    }
                 }
                 Some(_) => {}
             }
@@ -401,21 +425,20 @@ impl Tables {
             return Err(format!("column {} was added", unknown.name));
         }
         // The log has columns in their order in the table, which a name leaves only with another column's. A partition
-        // has an order of its own.
+        // may have an order of its own.
+        let order = self.orders.get(&relation.oid).unwrap_or(&table.known);
         let places: Vec<usize> =
-            relation.columns.iter().filter_map(|column| table.known.get(column.name).copied()).collect();
-        if part != Part::Partition {
-            if !places.is_sorted() {
-                return Err("columns had each other's names for a while".to_owned());
-            }
-            // What stands before a column was made before it, and cannot be missing where that one is.
-            let absent = table.columns.iter().zip(&values).find(|(column, value)| {
-                let before = table.known.get(&column.wire.name) < places.last();
-                value.is_none() && !column.generated && before
-            });
-            if let Some((column, _)) = absent {
-                return Err(format!("column {} had another's name for a while", column.wire.name));
-            }
+            relation.columns.iter().filter_map(|column| order.get(column.name).copied()).collect();
+        if !places.is_sorted() {
+            return Err("columns had each other's names for a while".to_owned());
+        }
+        // What stands before a column was made before it, and cannot be missing where that one is.
+        let absent = table.columns.iter().zip(&values).find(|(column, value)| {
+            let before = order.get(&column.wire.name).is_some_and(|place| places.last() > Some(place));
+            value.is_none() && !column.generated && before
+        });
+        if let Some((column, _)) = absent {
+            return Err(format!("column {} had another's name for a while", column.wire.name));
         }
         let mut filter = Vec::with_capacity(table.filter_types.len());
         let names = table.filter.iter().flat_map(|filter| &filter.columns);
@@ -435,9 +458,6 @@ impl Tables {
         Ok(Mapping { table: index, values, filter, width: relation.columns.len(), part })
     }
 }
-
-/// The OID of `numeric`, whose modifier says what its values are.
-const NUMERIC: u32 = 1700;
 
 /// Whether the text of every value of a type is the same value of another one. OIDs as in `pg_type.dat`.
 fn widens(from: u32, to: u32) -> bool {
@@ -609,6 +629,15 @@ async fn partitions(connection: &Connection, roots: Vec<u32>) -> Result<Vec<(u32
           JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p') \
         SELECT oid, root FROM tree WHERE oid <> root";
     Ok(connection.rows(sql, &[&roots]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Where each column of tables stands.
+async fn orders(connection: &Connection, tables: &[u32]) -> Result<HashMap<u32, HashMap<String, usize>>> {
+    let sql = "SELECT a.attrelid, array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute a \
+        WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped GROUP BY 1";
+    let rows = connection.rows(sql, &[&tables]).await?;
+    let order = |names: Vec<String>| names.into_iter().zip(0..).collect();
+    Ok(rows.iter().map(|row| (row.get(0), order(row.get(1)))).collect())
 }
 
 impl Table {
