@@ -10,6 +10,7 @@ use crate::followed::Followed;
 
 on_both!(a_value_that_a_stream_refuses_stops_that_stream_alone, super::refused_value);
 on_both!(a_table_that_is_dropped_stops_its_stream_alone, super::dropped);
+on_both!(what_no_longer_fits_its_table_stops_alone, super::unfit);
 on_both!(a_file_that_is_missing_stops_its_stream_alone, super::missing_file);
 on_both!(a_table_made_anew_again_and_again_is_followed_as_far_as_that_goes, super::made_anew);
 
@@ -52,6 +53,65 @@ async fn refused_value(version: Version) {
     scene.assert_same("strict").await;
     scene.assert_same("other").await;
     scene.assert_nothing_forgotten_early().await;
+}
+
+async fn unfit(version: Version) {
+    let tables = ["keyless", "filtered", "parted", "typed", "viewed", "whole"];
+    let sql: String = tables
+        .iter()
+        .map(|t| {
+            format!("CREATE TABLE {t} (id int PRIMARY KEY, a int, b int); INSERT INTO {t} VALUES (1, 1, 1);")
+        })
+        .collect();
+    let scene = Followed::new(&PgServer::shared(version), &sql, &tables).await;
+    let cdc = |more: Value| {
+        let mut choices = json!({ "sync_mode": "cdc" });
+        choices.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        choices
+    };
+    scene.project.select("filtered", cdc(json!({ "filter": "a > 0" }))).unwrap();
+    scene.project.select("parted", cdc(json!({ "partition": ["a"] }))).unwrap();
+    scene.project.select("typed", cdc(json!({ "columns": { "types": { "a": "int64" } } }))).unwrap();
+    scene.sync().await;
+    scene
+        .sql(
+            "ALTER TABLE keyless DROP CONSTRAINT keyless_pkey; ALTER TABLE filtered DROP a; ALTER TABLE parted DROP a;
+             ALTER TABLE typed ALTER a TYPE text; ALTER TABLE viewed RENAME TO v; CREATE VIEW viewed AS SELECT * FROM v;
+             INSERT INTO whole VALUES (2, 2, 2)",
+        )
+        .await;
+    for round in 3..5 {
+        let output = scene.run(&[]).await;
+        output.assert_code(2);
+        let failed = output.events_of("stream_failed");
+        let mut named: Vec<&str> = failed.iter().map(|event| event["stream"].as_str().unwrap()).collect();
+        named.sort_unstable();
+        let expected =
+            ["public.filtered", "public.keyless", "public.parted", "public.typed", "public.viewed"];
+        assert_eq!(named, expected, "{failed:?}");
+        assert!(
+            failed.iter().all(|event| event["hint"].as_str().is_some_and(|hint| !hint.is_empty())),
+            "{failed:?}"
+        );
+        scene.assert_same("whole").await;
+        scene.assert_nothing_forgotten_early().await;
+        scene.sql(&format!("INSERT INTO whole VALUES ({round}, 0, 0)")).await;
+    }
+    scene
+        .sql("ALTER TABLE keyless ADD PRIMARY KEY (id); UPDATE keyless SET a = 7; DROP VIEW viewed; ALTER TABLE v RENAME TO viewed; INSERT INTO viewed VALUES (9, 9, 9)")
+        .await;
+    let choices = [
+        ("filtered", json!({ "filter": null })),
+        ("parted", json!({ "partition": [] })),
+        ("typed", json!({ "columns": { "types": { "a": "text" } } })),
+    ];
+    for (table, choice) in choices {
+        scene.project.select(table, cdc(choice)).unwrap();
+    }
+    scene.sync().await;
+    for table in tables {
+        scene.assert_same(table).await;
+    }
 }
 
 async fn missing_file(version: Version) {

@@ -26,6 +26,7 @@ on_both!(f14_large_and_rolled_back_transactions, super::large);
 on_both!(f05_what_the_log_does_not_tell_is_noticed_while_following, super::untold);
 on_both!(f13_a_new_partition_without_identity_is_told, super::new_partition);
 on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory);
+on_both!(f20_keys_of_large_rows_are_moved, super::moved_large);
 on_both!(f18_generated_columns_are_followed, super::generated);
 on_both!(f18_what_the_log_has_no_value_for_is_told, super::unlogged);
 
@@ -687,6 +688,22 @@ async fn larger_than_memory(version: Version) {
         .await;
     scene.run(&["--memory-limit", "64MiB"]).await.assert_ok();
     scene.assert_same("t").await;
+}
+
+async fn moved_large(version: Version) {
+    // Values that the log does not send with a new key, and that only the source knows the size of: small ones, large
+    // ones, and small ones again.
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, n int, b text, c text); ALTER TABLE t ALTER b SET STORAGE EXTERNAL, ALTER c SET STORAGE EXTERNAL;
+        INSERT INTO t SELECT n, n, (SELECT string_agg(md5(n::text || g), '') FROM generate_series(1, CASE WHEN n BETWEEN 300 AND 380 THEN 60000 ELSE 100 END) g), 'c' || n
+        FROM generate_series(1, 700) n";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    scene.sync().await;
+    scene.sql("UPDATE t SET id = id + 1000; UPDATE t SET id = id + 1000, n = 0 WHERE n % 7 = 0; DELETE FROM t WHERE n = 350").await;
+    let output = scene.run(&["--memory-limit", "128MiB"]).await;
+    output.assert_ok();
+    assert!(output.peak_rss_bytes < 128 << 20, "{} MiB", output.peak_rss_bytes >> 20);
+    scene.assert_same("t").await;
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
 }
 
 async fn generated(version: Version) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use lakeward_core::{
-    Catalog, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind, MemoryBudget, Result, Retry,
-    Stream, StreamId, SyncMode,
+    Catalog, Column, ColumnType, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
+    MemoryBudget, Result, Retry, Stream, StreamId, SyncMode,
 };
 use lakeward_state::{State, StateStore};
 use tokio::sync::Semaphore;
@@ -24,8 +24,8 @@ use crate::writer_pool::WriterPool;
 /// What the selected streams are.
 pub(crate) struct Resolved {
     pub(crate) streams: Vec<(Arc<ConfiguredStream>, Stream)>,
-    /// Those that the source does not offer, each with what is to be said of it.
-    pub(crate) gone: Vec<(StreamId, Error)>,
+    /// Those that the source does not offer, or not as they are configured, each with what is to be said of it.
+    pub(crate) unfit: Vec<(StreamId, Error)>,
 }
 
 /// Orchestrates discover, backfill, incremental sync and change streams over a driver.
@@ -69,11 +69,11 @@ impl AbstractDriver {
         destination: Option<&dyn Destination>,
         catalog: &Catalog,
     ) -> Result<Vec<(Arc<ConfiguredStream>, Stream)>> {
-        let Resolved { streams, gone } = Self::resolve_offered(driver, destination, catalog).await?;
-        gone.into_iter().next().map_or(Ok(streams), |(_, error)| Err(error))
+        let Resolved { streams, unfit } = Self::resolve_offered(driver, destination, catalog).await?;
+        unfit.into_iter().next().map_or(Ok(streams), |(_, error)| Err(error))
     }
 
-    /// The same, without the streams that the source does not offer.
+    /// The same, with the streams apart that the source does not offer as they are configured.
     pub(crate) async fn resolve_offered(
         driver: &dyn DriverInterface,
         destination: Option<&dyn Destination>,
@@ -88,10 +88,10 @@ impl AbstractDriver {
             .map(|stream| (stream.id.clone(), stream))
             .collect();
         let mut targets: BTreeMap<StreamId, StreamId> = BTreeMap::new();
-        let mut resolved = Resolved { streams: Vec::with_capacity(selections.len()), gone: Vec::new() };
+        let mut resolved = Resolved { streams: Vec::with_capacity(selections.len()), unfit: Vec::new() };
         for (id, selection) in &selections {
             let Some(stream) = offered.remove(id) else {
-                resolved.gone.push((id.clone(), not_offered(catalog, id)));
+                resolved.unfit.push((id.clone(), not_offered(catalog, id)));
                 continue;
             };
             if selection.append_mode == Some(false)
@@ -101,9 +101,14 @@ impl AbstractDriver {
                     .at("stream", id)
                     .hint("set append_mode to true; `lakeward view` prints a query for the last version of each key"));
             }
-            let configured = ConfiguredStream::resolve(selection, &stream, |column, target| {
-                driver.accepts_override(column, target)
-            })?;
+            let accepts = |column: &Column, target: &ColumnType| driver.accepts_override(column, target);
+            let configured = match ConfiguredStream::resolve(selection, &stream, accepts) {
+                Ok(configured) => configured,
+                Err(error) => {
+                    resolved.unfit.push((id.clone(), error));
+                    continue;
+                }
+            };
             if let Some(other) = targets.insert(configured.target.clone(), id.clone()) {
                 return Err(Error::new(ErrorKind::Config, "two streams have one name at the destination")
                     .at("stream", id)
@@ -124,15 +129,15 @@ impl AbstractDriver {
     /// What concerns the run as a whole; failures of single streams are in the summary.
     pub async fn read(&self, catalog: &Catalog) -> Result<Summary> {
         let (driver, destination) = (self.driver.as_ref(), Some(self.destination.as_ref()));
-        let Resolved { streams, gone } =
+        let Resolved { streams, unfit } =
             self.insist(|| Self::resolve_offered(driver, destination, catalog)).await?;
         // The state is read here only where it is asked: it may be large.
-        let replicated = if gone.is_empty() { BTreeMap::new() } else { self.replicated()? };
+        let replicated = if unfit.is_empty() { BTreeMap::new() } else { self.replicated()? };
         let mut summary = Summary::default();
         let mut remaining = catalog.clone();
         let mut absent = BTreeSet::new();
-        for (id, error) in gone {
-            // One that was never there is a mistake in streams.json: nothing is begun. One that was is its own failure.
+        for (id, error) in unfit {
+            // One that was never replicated is a mistake in streams.json: nothing is begun. One that was is its own failure.
             let Some(mode) = replicated.get(&id).filter(|_| !streams.is_empty()) else { return Err(error) };
             if mode.follows_log() {
                 absent.insert(id.clone());

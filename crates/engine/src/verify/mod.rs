@@ -139,9 +139,9 @@ impl AbstractDriver {
         events: Arc<dyn EventSink>,
     ) -> Result<Vec<(StreamId, Result<StreamVerification>)>> {
         let asked = |id: &StreamId| names.is_empty() || names.contains(id);
-        let Resolved { streams, gone } = Self::resolve_offered(driver.as_ref(), None, catalog).await?;
+        let Resolved { streams, unfit } = Self::resolve_offered(driver.as_ref(), None, catalog).await?;
         let mut results: Vec<_> =
-            gone.into_iter().filter(|(id, _)| asked(id)).map(|(id, error)| (id, Err(error))).collect();
+            unfit.into_iter().filter(|(id, _)| asked(id)).map(|(id, error)| (id, Err(error))).collect();
         for (stream, _) in streams.into_iter().filter(|(stream, _)| asked(&stream.id)) {
             let id = stream.id.clone();
             let verifier = Verifier {

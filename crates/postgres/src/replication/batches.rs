@@ -1,17 +1,19 @@
 //! Batches of changes under construction, one per stream, and the memory that they take.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ListArray, StringArray, TimestampMicrosecondArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
+use arrow::compute::concat_batches;
 use lakeward_core::{
-    ChangeColumns, ChangeEvent, ColumnType, Error, Op, ReadContext, Reservation, Result, Sequence,
+    Batch, ChangeColumns, ChangeEvent, ColumnType, Error, Op, ReadContext, Reservation, Result, Sequence,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::lookup::{self, Wanted};
+use super::lookup::{self, Answers, Wanted};
 use super::tables::{Table, Tables};
 use crate::connect::{Connection, Connector};
 use crate::decode::{CopyFormat, RowDecoder};
@@ -195,35 +197,81 @@ impl Batches {
         let table = &tables.tables[index];
         let rows = open.ops.len();
         self.bytes = self.bytes.saturating_sub(open.bytes);
-        let mut batch = open.decoder.finish_batch().map_err(|error| error.at("stream", &table.stream.id))?;
-        if !open.wanted.is_empty() {
-            let Self { outlet, lookups, .. } = self;
-            let found = outlet.wait(async {
-                lookup::fill(lookups.connection().await?, table, &open.wanted, &mut batch).await
-            })?;
-            open.unchanged.retain(|place| !found.contains(place));
-        }
-        batch.changes = Some(ChangeColumns {
-            op: fixed_width(open.ops, 1)?,
-            seq: fixed_width(open.sequences.into_bytes(), Sequence::LEN)?,
-            commit_ts: TimestampMicrosecondArray::from(open.times),
-            unchanged: unchanged(table, &open.unchanged, rows)?,
-        });
-        let taken = batch.rows.get_array_memory_size();
+        let mut all = open.decoder.finish_batch().map_err(|error| error.at("stream", &table.stream.id))?;
+        let ops = fixed_width(open.ops, 1)?;
+        let sequences = fixed_width(open.sequences.into_bytes(), Sequence::LEN)?;
+        let times = TimestampMicrosecondArray::from(open.times);
         let mut share = self.reservation.as_mut().and_then(|all| all.split_off(open.bytes));
-        if let Some(share) = &mut share {
-            share.shrink_to(taken);
-            // What the estimate missed is charged where that is possible at once.
-            let missing = taken.saturating_sub(share.bytes());
-            if missing > 0
-                && let Some(more) = self.outlet.context.budget.try_reserve(missing)
-            {
-                share.merge(more);
-            }
+        let mut wanted = open.wanted.as_slice();
+        let mut start = 0;
+        // As many rows at a time as what is looked up for them leaves room for.
+        while start < rows {
+            let answers = self.ask(table, wanted)?;
+            let (answered, later) = wanted.split_at(answers.as_ref().map_or(0, |answers| answers.asked));
+            let end = later.first().map_or(rows, |next| next.row);
+            let mut batch = cut(&mut all, start, end)?;
+            let found = match &answers {
+                Some(answers) => lookup::fill(&mut batch, start, answered, answers)?,
+                None => HashSet::new(),
+            };
+            let unsent: Vec<(usize, usize)> = open
+                .unchanged
+                .iter()
+                .filter(|place| (start..end).contains(&place.0) && !found.contains(place))
+                .map(|(row, column)| (row - start, *column))
+                .collect();
+            batch.changes = Some(ChangeColumns {
+                op: ops.slice(start, end - start),
+                seq: sequences.slice(start, end - start),
+                commit_ts: times.slice(start, end - start),
+                unchanged: unchanged(table, &unsent, end - start)?,
+            });
+            batch.reservation = self.reserved(share.take(), batch.rows.get_array_memory_size());
+            self.outlet.send(ChangeEvent::Changes(table.stream.id.clone(), Box::new(batch)))?;
+            (start, wanted) = (end, later);
         }
-        batch.reservation = share;
-        self.outlet.send(ChangeEvent::Changes(table.stream.id.clone(), Box::new(batch)))
+        Ok(())
     }
+
+    /// Looks up the first of the values that are wanted.
+    fn ask(&mut self, table: &Table, wanted: &[Wanted]) -> Result<Option<Answers>> {
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let Self { outlet, lookups, .. } = self;
+        let most = outlet.context.batch_bytes;
+        outlet.wait(async { lookup::ask(lookups.connection().await?, table, wanted, most).await }).map(Some)
+    }
+
+    /// The reservation of what takes so many bytes, out of what was reserved for it.
+    fn reserved(&self, share: Option<Reservation>, taken: usize) -> Option<Reservation> {
+        let missing = taken.saturating_sub(share.as_ref().map_or(0, Reservation::bytes));
+        // What the estimate missed is charged where that is possible at once.
+        let more = (missing > 0).then(|| self.outlet.context.budget.try_reserve(missing)).flatten();
+        match (share, more) {
+            (Some(mut share), more) => {
+                share.shrink_to(taken);
+                more.into_iter().for_each(|more| share.merge(more));
+                Some(share)
+            }
+            (None, more) => more,
+        }
+    }
+}
+
+/// The rows from `start` to `end` of a batch; its bad values go with the first of them.
+fn cut(all: &mut Batch, start: usize, end: usize) -> Result<Batch> {
+    let rows = match end - start == all.rows.num_rows() {
+        true => all.rows.clone(),
+        // A copy, which does not keep the whole.
+        false => concat_batches(all.rows.schema_ref(), [&all.rows.slice(start, end - start)])
+            .map_err(|error| Error::bug("rows cannot be copied").source(error))?,
+    };
+    Ok(Batch {
+        rescued: all.rescued.as_ref().map(|rescued| rescued.slice(start, end - start)),
+        bad_values: std::mem::take(&mut all.bad_values),
+        ..Batch::read(rows)
+    })
 }
 
 impl Open {

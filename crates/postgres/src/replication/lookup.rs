@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
+use std::pin::pin;
 
 use arrow::array::{Array, StringArray};
 use arrow::compute::interleave;
+use futures::TryStreamExt;
 use lakeward_core::{Batch, Error, Result};
 use tokio_postgres::SimpleQueryMessage;
 
@@ -17,8 +19,10 @@ use crate::decode::{CopyFormat, RowDecoder};
 use crate::error::from_client;
 use crate::sql;
 
-/// How many rows one query asks for.
+/// How many rows one query asks for at most.
 const AT_ONCE: usize = 500;
+/// By how much more rows than the last one a query asks for, while nobody knows how large they are.
+const GROWTH: usize = 8;
 
 /// A row whose values are wanted.
 #[derive(Debug)]
@@ -31,42 +35,73 @@ pub(super) struct Wanted {
     pub(super) columns: Vec<usize>,
 }
 
-/// Puts into a batch what the source has of the rows that are wanted, and says which values were found, by row
-/// and column. A row that is gone keeps its nulls: what made it go comes later in the log.
-pub(super) async fn fill(
+/// What the source has of rows that are wanted.
+pub(super) struct Answers {
+    /// How many of them were asked for, the first ones.
+    pub(super) asked: usize,
+    /// Which columns were.
+    columns: Vec<usize>,
+    found: Batch,
+    /// By position among those asked for, the row that was found.
+    rows: HashMap<usize, usize>,
+}
+
+/// Asks for rows that are wanted, until about `most` bytes were found.
+pub(super) async fn ask(
     connection: &Connection,
     table: &Table,
     wanted: &[Wanted],
-    batch: &mut Batch,
-) -> Result<HashSet<(usize, usize)>> {
-    let columns: Vec<usize> = wanted
-        .iter()
-        .flat_map(|wanted| wanted.columns.iter().copied())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
+    most: usize,
+) -> Result<Answers> {
+    let columns: BTreeSet<usize> = wanted.iter().flat_map(|wanted| wanted.columns.iter().copied()).collect();
+    let columns: Vec<usize> = columns.into_iter().collect();
     let wire: Vec<_> = columns.iter().map(|column| table.columns[*column].wire.clone()).collect();
     let mut decoder = RowDecoder::new(CopyFormat::Text, &wire)?;
-    // By position among the wanted ones, the row that was found.
-    let mut answers: HashMap<usize, usize> = HashMap::new();
-    for (part, wanted) in wanted.chunks(AT_ONCE).enumerate() {
-        for message in connection.simple_query(&query(table, &columns, wanted)?).await.map_err(from_client)? {
+    let mut rows = HashMap::new();
+    let (mut asked, mut bytes, mut at_once) = (0, 0, 1);
+    while asked < wanted.len() && (asked == 0 || bytes < most) {
+        let part = &wanted[asked..wanted.len().min(asked + at_once)];
+        let answer =
+            connection.simple_query_raw(&query(table, &columns, part)?).await.map_err(from_client)?;
+        let mut answer = pin!(answer);
+        let mut answered = part.len();
+        while let Some(message) = answer.try_next().await.map_err(from_client)? {
             let SimpleQueryMessage::Row(row) = message else { continue };
             let number = row.get(0).and_then(|number| number.parse::<usize>().ok());
             let number = number.ok_or_else(|| Error::bug("a row that was looked up has no number"))?;
-            if answers.insert(part * AT_ONCE + number, decoder.rows()).is_none() {
+            // The values of a row may be larger than all that the log said of it. What comes after it is asked for again.
+            if bytes >= most {
+                answered = number;
+                break;
+            }
+            if rows.insert(asked + number, decoder.rows()).is_none() {
+                bytes += (1..row.len()).filter_map(|value| row.get(value)).map(str::len).sum::<usize>();
                 decoder.push_values(|column| row.get(column + 1).map(str::as_bytes))?;
             }
         }
+        asked += answered;
+        let each = (bytes / asked).max(1);
+        at_once = (most.saturating_sub(bytes) / each).min(part.len() * GROWTH).clamp(1, AT_ONCE);
     }
-    let found = decoder.finish_batch()?;
+    Ok(Answers { asked, columns, found: decoder.finish_batch()?, rows })
+}
+
+/// Puts answers into a batch whose first row stands at `first`, and says which values were found, by row and column.
+/// A row that is gone keeps its nulls: what made it go comes later in the log.
+pub(super) fn fill(
+    batch: &mut Batch,
+    first: usize,
+    wanted: &[Wanted],
+    answers: &Answers,
+) -> Result<HashSet<(usize, usize)>> {
+    let Answers { columns, found, rows, .. } = answers;
     let mut filled = HashSet::new();
     let mut arrays = batch.rows.columns().to_vec();
     for (at, column) in columns.iter().enumerate() {
         let mut sources: Vec<(usize, usize)> = (0..batch.rows.num_rows()).map(|row| (0, row)).collect();
         for (number, wanted) in wanted.iter().enumerate().filter(|(_, w)| w.columns.contains(column)) {
-            let Some(answer) = answers.get(&number) else { continue };
-            sources[wanted.row] = (1, *answer);
+            let Some(answer) = rows.get(&number) else { continue };
+            sources[wanted.row - first] = (1, *answer);
             filled.insert((wanted.row, *column));
         }
         arrays[*column] = interleave(&[&arrays[*column], found.rows.column(at)], &sources)
@@ -76,7 +111,7 @@ pub(super) async fn fill(
         .map_err(|error| Error::bug("looked-up values do not make a batch").source(error))?;
     if let Some(rescued) = &found.rescued {
         let answers =
-            wanted.iter().enumerate().filter_map(|(n, wanted)| Some((wanted.row, *answers.get(&n)?)));
+            wanted.iter().enumerate().filter_map(|(n, wanted)| Some((wanted.row - first, *rows.get(&n)?)));
         batch.rescued = Some(with_rescued(batch, rescued, answers));
         found.bad_values.iter().for_each(|(column, count)| batch.bad_values.add(columns[column], count));
     }
@@ -128,7 +163,7 @@ fn query(table: &Table, columns: &[usize], wanted: &[Wanted]) -> Result<String> 
         .map(|(n, column)| format!("t.{} = w.k{n}", sql::ident(&table.columns[*column].wire.name)))
         .collect();
     Ok(format!(
-        "SELECT w.n, {} FROM (VALUES {values}) w(n, {}) JOIN {} t ON {}",
+        "SELECT w.n, {} FROM (VALUES {values}) w(n, {}) JOIN {} t ON {} ORDER BY 1",
         list.join(", "),
         aliases.join(", "),
         table.from,
