@@ -83,7 +83,10 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
             (format!("full refresh: generation {} replaces {}", head.generation + 1, head.generation), true)
         }
         (None, Some(_), mode) => match altered(head, stream) {
-            Ok(Some(reason)) => (format!("all rows again: {reason}"), mode != SyncMode::StrictCdc),
+            Ok(Some(reason)) if mode == SyncMode::StrictCdc => {
+                (format!("changes from now on, in a new generation: {reason}"), false)
+            }
+            Ok(Some(reason)) => (format!("all rows again: {reason}"), true),
             Ok(None) if mode == SyncMode::Incremental => {
                 (format!("incremental pass {}", head.progress.pass + 1), false)
             }

@@ -502,9 +502,13 @@ async fn plan(
     }
     let again = |reason: String| {
         let history = if next.replaces_history { "replaced" } else { "kept" };
+        let what = match run.stream.sync_mode {
+            SyncMode::StrictCdc => "a new generation begins, without rows that are there",
+            _ => "all rows are read again",
+        };
         run.context.events.event(&Event::Warning {
             stream: Some(run.stream.id.clone()),
-            message: format!("all rows are read again, and their history is {history}: {reason}"),
+            message: format!("{what}, and the history is {history}: {reason}"),
         });
         Ok((Arc::new(next), StreamPhase::Queued))
     };
