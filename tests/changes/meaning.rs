@@ -519,7 +519,7 @@ async fn wider(version: Version) {
             .await;
     }
     let output = scene.sync().await;
-    assert!(output.stderr.contains("their history is kept"), "{}", output.stderr);
+    assert!(output.stderr.contains("the history is kept"), "{}", output.stderr);
     for (table, before) in ["t", "parted"].into_iter().zip(&before) {
         scene.assert_same(table).await;
         read_everywhere(&lake, table).await.unwrap().assert_same();
@@ -541,7 +541,7 @@ async fn wider(version: Version) {
     // And one that does not get wider.
     scene.sql("ALTER TABLE t ALTER b TYPE text; UPDATE t SET b = 'not a number' WHERE id = 9").await;
     let output = scene.sync().await;
-    assert!(output.stderr.contains("their history is replaced"), "{}", output.stderr);
+    assert!(output.stderr.contains("the history is replaced"), "{}", output.stderr);
     for table in ["t", "parted"] {
         scene.assert_same(table).await;
         read_everywhere(&lake, table).await.unwrap().assert_same();
