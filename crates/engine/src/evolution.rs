@@ -107,14 +107,14 @@ pub(crate) fn evolution(
     } else {
         Some("the key changed".to_owned())
     };
-    // One that was retired before says nothing of the source any more.
-    let dropped = before
+    // A column that is dropped hurts no row that stands, but where rows are known by all of their columns: one that is
+    // deleted now no longer says what it had in this one. (A retired one was dropped before.)
+    let unknown = before
         .columns
         .iter()
+        .filter(|_| now.meaning() == Meaning::Multiset && !stream.insert_only)
         .find(|known| !known.stored_as.is_empty() && stream.schema.column(&known.name).is_none())
-        .map(|known| format!("column \"{}\" was dropped", known.name));
-    // Without a key a row is known by all of its columns: one that is deleted now no longer says what it had in this one.
-    let unknown = dropped.clone().filter(|_| now.meaning() == Meaning::Multiset && !stream.insert_only);
+        .map(|known| format!("column \"{}\" was dropped, and rows have no key", known.name));
     let felt = felt.or_else(|| told_of_another(before, &now)).or(unknown);
     let added: Vec<String> = stream
         .schema
@@ -130,7 +130,7 @@ pub(crate) fn evolution(
         _ => Evolution::Widened,
     };
     let added = (!added.is_empty()).then(|| format!("columns were added: {}", added.join(", ")));
-    let Some(what) = felt.clone().or(added).or(dropped) else { return Ok(quiet) };
+    let Some(what) = felt.clone().or(added) else { return Ok(quiet) };
     match stream.on_schema_change {
         OnSchemaChange::Fail => Err(Error::new(ErrorKind::Schema, "the stream's columns changed")
             .at("stream", &stream.id)
