@@ -389,11 +389,12 @@ impl Tables {
     ) -> Result<Mapping, String> {
         let table = &self.tables[index];
         let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
-        // A name that the catalog has no column for. The stream may know it of a column that was dropped.
-        let nameless = relation.columns.iter().find(|column| {
-            table.stream.schema.column(column.name).is_none() && !table.known.contains_key(column.name)
+        // A name that neither the catalog nor the stream has a column for.
+        let unknown = relation.columns.iter().find(|column| {
+            table.stream.schema.column(column.name).is_none()
+                && !table.known.contains_key(column.name)
+                && table.stream.retired.column(column.name).is_none()
         });
-        let unknown = nameless.filter(|column| table.stream.retired.column(column.name).is_none());
         let mut values = Vec::with_capacity(table.columns.len());
         for (number, column) in table.columns.iter().enumerate() {
             let name = &column.wire.name;
@@ -401,7 +402,7 @@ impl Tables {
             match value.map(|at| relation.columns[at]) {
                 None if column.generated && !table.key.contains(&number) => {}
                 None if older && !table.key.contains(&number) => {
-                    if let Some(other) = nameless {
+                    if let Some(other) = unknown {
                         return Err(format!("column {name} may have been called {} for a while", other.name));
                     }
                 }
