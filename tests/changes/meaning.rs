@@ -61,6 +61,16 @@ async fn unchanged(version: Version) {
     scene.assert_same_as("filtered", &Options::cdc().filter("n > 10")).await;
 }
 
+/// What DuckDB selects of a table's printed view.
+async fn asked_of_view(scene: &Followed, table: &str, what: &str) -> String {
+    let view = scene.project.run(&["view", table, "--engine", "duckdb"]).await.unwrap();
+    let python = lakeward_testkit::python::interpreter().unwrap();
+    let ask = "import duckdb, sys; print(duckdb.connect().execute(f'SELECT {sys.argv[2]} FROM ({sys.argv[1]})').fetchall())";
+    let mut command = tokio::process::Command::new(python);
+    let found = command.args(["-c", ask, &view.stdout, what]).output().await.unwrap();
+    String::from_utf8_lossy(&found.stdout).trim().to_owned()
+}
+
 async fn identities(version: Version) {
     let sql = "CREATE TABLE bare (a int, b text); ALTER TABLE bare REPLICA IDENTITY FULL; INSERT INTO bare SELECT g % 3, 'x' FROM generate_series(1, 30) g;
         CREATE TABLE indexed (a int NOT NULL, b text NOT NULL, c int); CREATE UNIQUE INDEX by_ab ON indexed (b, a); ALTER TABLE indexed REPLICA IDENTITY USING INDEX by_ab;
@@ -80,13 +90,9 @@ async fn identities(version: Version) {
     scene.assert_same_as("indexed", &Options::cdc().key(&["b", "a"])).await;
     scene.project.run(&["verify", "public.indexed"]).await.unwrap().assert_ok();
     // The printed view of a multiset says the same.
-    let view = scene.project.run(&["view", "bare", "--engine", "duckdb"]).await.unwrap();
-    let count = "import duckdb, sys; print(duckdb.connect().execute(f'SELECT count(*) FROM ({sys.argv[1]})').fetchone()[0])";
-    let python = lakeward_testkit::python::interpreter().unwrap();
-    let found =
-        tokio::process::Command::new(python).args(["-c", count, &view.stdout]).output().await.unwrap();
+    let found = asked_of_view(&scene, "bare", "count(*)").await;
     let rows = scene.value("SELECT count(*) FROM bare").await;
-    assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), rows, "{}", view.stdout);
+    assert_eq!(found, format!("[({rows},)]"));
     // What cannot be followed without harm to the application is refused before anything is published.
     for (table, remedy) in [("keyless", "REPLICA IDENTITY FULL"), ("nothing", "REPLICA IDENTITY")] {
         let streams = scene.project.read("streams.json").unwrap();
@@ -310,12 +316,7 @@ async fn dropped_without_key(version: Version) {
     scene.sql("DELETE FROM t WHERE a = 1; UPDATE t SET b = 'z' WHERE a = 2").await;
     assert!(!scene.sync().await.stderr.contains("read again"));
     scene.assert_same("t").await;
-    let view = scene.project.run(&["view", "t", "--engine", "duckdb"]).await.unwrap();
-    let python = lakeward_testkit::python::interpreter().unwrap();
-    let ask =
-        "import duckdb, sys; print(duckdb.connect().execute(f'SELECT a, b FROM ({sys.argv[1]})').fetchall())";
-    let found = tokio::process::Command::new(python).args(["-c", ask, &view.stdout]).output().await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), "[(2, 'z'), (2, 'z')]");
+    assert_eq!(asked_of_view(&scene, "t", "a, b").await, "[(2, 'z'), (2, 'z')]");
 }
 
 async fn one_at_the_destination(version: Version) {

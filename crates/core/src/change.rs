@@ -51,6 +51,13 @@ pub enum Standing {
     Broken(String),
 }
 
+impl Standing {
+    /// It was not in the log for a while.
+    pub fn interrupted() -> Self {
+        Self::Broken("it was not in the log all the time".to_owned())
+    }
+}
+
 /// How often a reading of the log comes to a boundary: at the first end of a transaction after either is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointInterval {
@@ -231,7 +238,7 @@ pub trait CdcDriver: Send + Sync {
     fn standing(&self, known: &str, now: &str) -> Standing {
         match known == now {
             true => Standing::Same,
-            false => Standing::Broken("it was not in the log all the time".to_owned()),
+            false => Standing::interrupted(),
         }
     }
 

@@ -152,6 +152,13 @@ pub struct OpenStep {
     pub backfill: bool,
 }
 
+impl OpenStep {
+    /// A generation that goes on, as something else than it was: no row of it is read for that.
+    pub fn redefined(definition: Definition, fingerprint: Fingerprint, snapshot: Value) -> Self {
+        Self { definition, fingerprint, snapshot, plan: Vec::new(), backfill: false }
+    }
+}
+
 /// How a generation becomes visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -51,6 +51,24 @@ pub enum OnPartitionChange {
     Fail,
 }
 
+impl OnPartitionChange {
+    /// Why all rows are to be read again once a partition of `stream` was detached or dropped; `None` where its rows
+    /// stay.
+    ///
+    /// # Errors
+    /// `Schema` where the run is to stop.
+    pub fn part_gone(self, stream: &StreamId) -> Result<Option<&'static str>> {
+        const GONE: &str = "a partition is none of it any more";
+        match self {
+            Self::Keep => Ok(None),
+            Self::Resnapshot => Ok(Some(GONE)),
+            Self::Fail => Err(Error::new(ErrorKind::Schema, GONE)
+                .at("stream", stream)
+                .hint("set on_partition_change to keep or resnapshot, or clear the stream")),
+        }
+    }
+}
+
 /// What happens to rows whose cursor is null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -298,10 +298,12 @@ pub struct Column {
 
 /// Whether values that were stored in one way are the same in another ([`Column::stored_as`]).
 pub fn keeps_values(before: &str, now: &str) -> bool {
-    let parts = |stored: &str| match stored.split_once('/') {
-        Some((kind, width)) => (kind.to_owned(), width.parse().unwrap_or(0)),
-        None => (stored.to_owned(), u64::MAX),
-    };
+    fn parts(stored: &str) -> (&str, u64) {
+        match stored.split_once('/') {
+            Some((kind, width)) => (kind, width.parse().unwrap_or(0)),
+            None => (stored, u64::MAX),
+        }
+    }
     let ((was, narrow), (is, wide)) = (parts(before), parts(now));
     was == is && narrow <= wide
 }

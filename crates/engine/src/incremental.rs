@@ -122,13 +122,8 @@ impl StreamRun {
         commit.progress = Some(Progress { position: session.position.clone(), cursor: until, pass });
         commit.window = Some(next);
         if widened {
-            commit.open = Some(OpenStep {
-                definition: stream.definition(),
-                fingerprint: session.fingerprint.clone(),
-                snapshot: session.snapshot.clone(),
-                plan: Vec::new(),
-                backfill: false,
-            });
+            let (fingerprint, snapshot) = (session.fingerprint.clone(), session.snapshot.clone());
+            commit.open = Some(OpenStep::redefined(stream.definition(), fingerprint, snapshot));
         }
         self.commit(commit, |_| Vec::new()).await?;
         self.count(&copied);

@@ -32,13 +32,8 @@ pub(crate) async fn let_go(
         if ours && followed && head.open.is_none() && !kept.contains(&source) {
             let unit = format!("generation/{target}/{}/let go", head.generation);
             let mut commit = StreamCommit::new(target.clone(), head.generation, unit);
-            commit.open = Some(OpenStep {
-                definition: definition.clone(),
-                fingerprint: Fingerprint { log: String::new(), ..fingerprint.clone() },
-                snapshot: Default::default(),
-                plan: Vec::new(),
-                backfill: false,
-            });
+            let fingerprint = Fingerprint { log: String::new(), ..fingerprint.clone() };
+            commit.open = Some(OpenStep::redefined(definition.clone(), fingerprint, Default::default()));
             left.push((StateEntry { source, sync_mode: definition.sync_mode }, commit));
         }
     }

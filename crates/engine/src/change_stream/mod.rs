@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
 use lakeward_core::{
-    Catalog, CdcDriver, ChangeMode, ConfiguredStream, Definition, Error, ErrorKind, Fingerprint,
-    OnPartitionChange, OpenStep, Prepared, Result, Retry, Standing, Stream, StreamCommit, StreamHead,
-    StreamId, StreamPhase, SyncMode, Until, failpoint, retry_policy,
+    Catalog, CdcDriver, ChangeMode, ConfiguredStream, Definition, Error, ErrorKind, Fingerprint, OpenStep,
+    Prepared, Result, Retry, Standing, Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode,
+    Until, failpoint, retry_policy,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -159,7 +159,7 @@ impl LogRun {
             if let Err(error) = run.take_over().await {
                 // Its files are its own matter, whoever holds the others.
                 let its_own = error.kind() == ErrorKind::Destination;
-                self.leave_out(error.at("stream", &run.stream.id), its_own)?;
+                self.go_on_without(error.at("stream", &run.stream.id), its_own)?;
             }
         }
         let ended = self.attempts().await;
@@ -199,32 +199,31 @@ impl LogRun {
                         stream: Some(stream.clone()),
                         message: format!("changed: {what}"),
                     });
-                    if let Err(error) = self.resolve_again(Some((&stream, what))).await {
-                        let its_own = of_one_stream(&error);
-                        self.leave_out(error, its_own)?;
-                    }
+                    self.resolve_again(Some((&stream, what))).await.or_else(|error| self.leave_out(error))?;
                 }
                 Err(error) => match backoff.after(error, Retry::NewSession).await {
                     Ok(()) => {
                         if let Err(error) = self.resolve_again(None).await {
                             // Where the server is still away the next attempt finds out.
                             if retry_policy(error.kind()) == Retry::Never {
-                                let its_own = of_one_stream(&error);
-                                self.leave_out(error, its_own)?;
+                                self.leave_out(error)?;
                             }
                         }
                     }
-                    Err(error) => {
-                        let its_own = of_one_stream(&error);
-                        self.leave_out(error, its_own)?;
-                    }
+                    Err(error) => self.leave_out(error)?,
                 },
             }
         }
     }
 
+    /// Goes on without the stream that an error is about, where it is about what one stream is or holds.
+    fn leave_out(&mut self, error: Error) -> Result<()> {
+        let its_own = matches!(error.kind(), ErrorKind::Data | ErrorKind::Schema | ErrorKind::Config);
+        self.go_on_without(error, its_own)
+    }
+
     /// Goes on without the stream that an error names, where it is that one's own.
-    fn leave_out(&mut self, error: Error, its_own: bool) -> Result<()> {
+    fn go_on_without(&mut self, error: Error, its_own: bool) -> Result<()> {
         match named(&self.runs, &error).filter(|id| its_own && !self.broken.contains_key(id)) {
             Some(id) if self.broken.len() + 1 < self.runs.len() => {
                 self.context.events.event(&Event::Warning {
@@ -457,11 +456,6 @@ struct Snapshots {
     refused: Vec<(Arc<StreamRun>, Error)>,
 }
 
-/// Whether an error that names a stream is about what that one is or holds.
-fn of_one_stream(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Data | ErrorKind::Schema | ErrorKind::Config)
-}
-
 /// The stream that an error names.
 fn named(runs: &BTreeMap<StreamId, Arc<StreamRun>>, error: &Error) -> Option<StreamId> {
     let (_, name) = error.places().find(|(what, _)| *what == "stream")?;
@@ -524,35 +518,30 @@ async fn plan(
     // Whatever else is different: what the log says can only be followed without a break.
     let standing = match (log, place) {
         (Some(log), Some(place)) if !known.is_empty() => log.standing(known, place),
-        _ => Standing::Broken("it was not in the log all the time".to_owned()),
+        _ => Standing::interrupted(),
     };
     let stream = with_retired_columns(&run.stream, before)?;
-    let evolution = evolution(before, &stream, false)?;
-    if let Evolution::NewGeneration(reason) = evolution {
+    let widened = match evolution(before, &stream, false)? {
+        Evolution::NewGeneration(reason) => return again(reason),
+        Evolution::Widened => true,
+        Evolution::Unchanged => false,
+    };
+    match &standing {
+        Standing::Same | Standing::Grown => {}
+        Standing::Broken(why) => return again(why.clone()),
+        Standing::Shrunk => {
+            if let Some(why) = stream.on_partition_change.part_gone(&stream.id)? {
+                return again(why.to_owned());
+            }
+        }
+    }
+    if standing != Standing::Same {
+        run.stand_at(before.clone(), place.cloned().unwrap_or_default()).await?;
+    }
+    if widened && let Some(reason) = run.widen(&stream).await.map_err(altered)? {
         return again(reason);
     }
-    match (standing, stream.on_partition_change) {
-        (Standing::Same, _) => {}
-        (Standing::Broken(why), _) => return again(why),
-        (Standing::Shrunk, OnPartitionChange::Resnapshot) => return again(PART_GONE.to_owned()),
-        (Standing::Shrunk, OnPartitionChange::Fail) => {
-            return Err(Error::new(ErrorKind::Schema, PART_GONE)
-                .at("stream", &stream.id)
-                .hint("set on_partition_change to keep or resnapshot, or clear the stream"));
-        }
-        (Standing::Grown, _) | (Standing::Shrunk, OnPartitionChange::Keep) => {
-            let place = place.cloned().unwrap_or_default();
-            run.stand_at(&stream, before.clone(), place).await?;
-        }
-    }
-    match evolution {
-        Evolution::NewGeneration(reason) => again(reason),
-        Evolution::Unchanged => open(&run.head(), Arc::new(stream)),
-        Evolution::Widened => match run.widen(&stream).await.map_err(altered)? {
-            Some(reason) => again(reason),
-            None => open(&run.head(), Arc::new(stream)),
-        },
-    }
+    open(&run.head(), Arc::new(stream))
 }
 
 /// A table that was altered after it was described, while its snapshot was taken, is described again.
@@ -566,23 +555,14 @@ fn open(head: &StreamHead, stream: Arc<ConfiguredStream>) -> Result<(Arc<Configu
     Ok((stream, StreamPhase::Open { position, generation: head.generation }))
 }
 
-/// What is said of a stream of which a partition was detached or dropped.
-const PART_GONE: &str = "a partition is none of it any more";
-
 impl StreamRun {
     /// Commits which parts a generation has in the log now.
-    async fn stand_at(&self, stream: &ConfiguredStream, definition: Definition, place: String) -> Result<()> {
+    async fn stand_at(&self, definition: Definition, place: String) -> Result<()> {
         let head = self.head();
-        let fingerprint = head.fingerprint.clone().unwrap_or_default();
-        let mut commit =
-            StreamCommit::new(stream.target.clone(), head.generation, self.unit(head.generation, "parts"));
-        commit.open = Some(OpenStep {
-            definition,
-            fingerprint: Fingerprint { log: place, ..fingerprint },
-            snapshot: Default::default(),
-            plan: Vec::new(),
-            backfill: false,
-        });
+        let fingerprint = Fingerprint { log: place, ..head.fingerprint.clone().unwrap_or_default() };
+        let unit = self.unit(head.generation, "parts");
+        let mut commit = StreamCommit::new(self.stream.target.clone(), head.generation, unit);
+        commit.open = Some(OpenStep::redefined(definition, fingerprint, Default::default()));
         self.commit(commit, |_| Vec::new()).await
     }
 
@@ -603,13 +583,7 @@ impl StreamRun {
         }
         let unit = self.unit(head.generation, "widen");
         let mut commit = StreamCommit::new(stream.target.clone(), head.generation, unit);
-        commit.open = Some(OpenStep {
-            definition: stream.definition(),
-            fingerprint,
-            snapshot,
-            plan: Vec::new(),
-            backfill: false,
-        });
+        commit.open = Some(OpenStep::redefined(stream.definition(), fingerprint, snapshot));
         self.commit(commit, |_| Vec::new()).await?;
         Ok(None)
     }

@@ -57,28 +57,30 @@ const PARTS: char = '|';
 
 /// What became of a table between two places of it.
 pub(crate) fn standing(known: &str, now: &str) -> Standing {
-    let split = |place: &str| match place.split_once(PARTS) {
-        Some((table, parts)) => (table.to_owned(), Some(parts.to_owned())),
-        None => (place.to_owned(), None),
-    };
+    fn split(place: &str) -> (&str, Option<&str>) {
+        place.split_once(PARTS).map_or((place, None), |(table, parts)| (table, Some(parts)))
+    }
+    fn set(parts: &str) -> HashSet<&str> {
+        parts.split(',').filter(|part| !part.is_empty()).collect()
+    }
+    fn oid(part: &str) -> &str {
+        part.split_once(':').map_or(part, |(oid, _)| oid)
+    }
     let ((table_then, then), (table_now, now)) = (split(known), split(now));
     if table_then != table_now {
-        return Standing::Broken("it was not in the log all the time".to_owned());
+        return Standing::interrupted();
     }
-    let (Some(then), Some(now)) = (&then, &now) else {
-        return if then == now { Standing::Same } else { Standing::Grown };
-    };
-    let parts = |text: &str| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
-    let (then, now): (HashSet<String>, HashSet<String>) = (parts(then), parts(now));
-    let oid = |part: &str| part.split(':').next().unwrap_or_default().to_owned();
+    if then == now {
+        return Standing::Same;
+    }
+    let (Some(then), Some(now)) = (then.map(set), now.map(set)) else { return Standing::Grown };
     if now.difference(&then).any(|part| part.contains(':')) {
         return Standing::Broken("a partition was attached, with the rows that it had".to_owned());
     }
-    let left: HashSet<String> = now.iter().map(|part| oid(part)).collect();
-    match then.iter().any(|part| !left.contains(&oid(part))) {
-        true => Standing::Shrunk,
-        false if then == now => Standing::Same,
-        false => Standing::Grown,
+    let left: HashSet<&str> = now.iter().map(|part| oid(part)).collect();
+    match then.iter().all(|part| left.contains(oid(part))) {
+        true => Standing::Grown,
+        false => Standing::Shrunk,
     }
 }
 

@@ -28,9 +28,6 @@ use crate::mapping::stored_as;
 use crate::schema::{Described, describe};
 use crate::sql;
 
-/// What is said of a stream of which a partition was detached or dropped.
-const GONE: &str = "a partition is none of it any more";
-
 /// How long a table that is being altered is waited for.
 const ALTERING: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
@@ -227,15 +224,11 @@ impl Tables {
             let lost = |(oid, (owner, part)): (&u32, &(usize, Part))| {
                 *owner == index && *part == Part::Partition && !parts.contains(oid)
             };
-            let lost = stream.on_partition_change != OnPartitionChange::Keep && self.by_oid.iter().any(lost);
-            match stream.on_partition_change {
-                OnPartitionChange::Resnapshot if lost => return changed(GONE),
-                OnPartitionChange::Fail if lost => {
-                    return Err(Error::new(ErrorKind::Schema, GONE)
-                        .at("stream", &stream.id)
-                        .hint("set on_partition_change to keep or resnapshot, or clear the stream"));
-                }
-                _ => {}
+            if stream.on_partition_change != OnPartitionChange::Keep
+                && self.by_oid.iter().any(lost)
+                && let Some(what) = stream.on_partition_change.part_gone(&stream.id)?
+            {
+                return changed(what);
             }
             let now = places.get(name).map(String::as_str).unwrap_or_default();
             if let Some(before) = self.places.get(name)
