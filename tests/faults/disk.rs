@@ -124,14 +124,7 @@ async fn permission_denied_mid_run(version: Version) {
     proxy.throttle(Some(1 << 20));
     scene.source(json!({ "port": proxy.port() }));
     let mut run = scene.start(&[]);
-    let start = std::time::Instant::now();
-    while scene.log().last().is_none_or(|record| record["generation"] == 1) || scene.chunks().len() < 4 {
-        assert!(
-            !run.has_ended().unwrap() && start.elapsed() < Duration::from_secs(60),
-            "no chunk is committed"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    scene.wait_for_chunks(&mut run, 4).await;
     let forbidden = Forbidden::new(scene.meta().join("commits"));
     proxy.throttle(None);
     let output = run.wait_timeout(Duration::from_secs(60)).await.unwrap();
