@@ -48,7 +48,7 @@ pub fn decode(format: CopyFormat, data: &[u8], messages: impl FnOnce(&[u8]) -> V
     let column = |name: &str, at: u8| {
         let (pg_type, target) = types[usize::from(at) % types.len()].clone();
         let on_bad_value = [OnBadValue::Clamp, OnBadValue::Null, OnBadValue::Fail][usize::from(chosen[2]) % 3];
-        WireColumn { name: name.to_owned(), pg_type, target, on_bad_value }
+        WireColumn::new(name, pg_type, target, on_bad_value)
     };
     let mut decoder = RowDecoder::new(format, &[column("a", chosen[0]), column("b", chosen[1])]).ok()?;
     for message in messages(rest) {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::lakeward::{Output, Project, Running};
+use lakeward_testkit::python;
 use lakeward_testkit::reconcile::{Options, Report, reconcile};
 use lakeward_testkit::server::{PgServer, TestDatabase};
 use serde_json::{Value, json};
@@ -73,6 +74,16 @@ impl Followed {
         let report = reconcile(&self.db, &self.project.lake(), table, options).await.unwrap();
         report.assert_same();
         report
+    }
+
+    /// What DuckDB selects of a table's printed view.
+    pub async fn asked_of_view(&self, table: &str, what: &str) -> String {
+        let view = self.project.run(&["view", table, "--engine", "duckdb"]).await.unwrap();
+        let python = python::interpreter().unwrap();
+        let ask = "import duckdb, sys; print(duckdb.connect().execute(f'SELECT {sys.argv[2]} FROM ({sys.argv[1]})').fetchall())";
+        let mut command = tokio::process::Command::new(python);
+        let found = command.args(["-c", ask, &view.stdout, what]).output().await.unwrap();
+        String::from_utf8_lossy(&found.stdout).trim().to_owned()
     }
 
     /// The pipeline's slot, where it has one: a column of `pg_replication_slots` as text.

@@ -2,6 +2,7 @@
 //! and left alone, and in the end every row and value is compared.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod altered;
 mod broken;
 mod compaction;
 mod disturbed;

@@ -19,6 +19,7 @@ pub fn stream(columns: Vec<Column>) -> Arc<ConfiguredStream> {
         sync_mode: SyncMode::Cdc,
         schema: Schema { columns },
         retired: Schema::default(),
+        written_as: Default::default(),
         left_out: Vec::new(),
         columns_made: None,
         replaces_history: false,

@@ -20,12 +20,7 @@ pub struct Case {
 impl Case {
     /// The column on the wire.
     pub fn column(&self) -> WireColumn {
-        WireColumn {
-            name: self.name.to_owned(),
-            pg_type: self.pg_type.clone(),
-            target: self.target.clone(),
-            on_bad_value: OnBadValue::Clamp,
-        }
+        WireColumn::new(self.name, self.pg_type.clone(), self.target.clone(), OnBadValue::Clamp)
     }
 
     /// The rows as COPY sends them as text, a message each.

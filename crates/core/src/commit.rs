@@ -52,6 +52,12 @@ pub enum Meaning {
 }
 
 impl Definition {
+    /// The source's name for a column that has this one in the files.
+    pub fn source_name<'a>(&'a self, column: &'a str) -> &'a str {
+        let known = self.columns.iter().find(|known| known.name == column);
+        known.map_or(column, DefinedColumn::source_name)
+    }
+
     /// What its rows amount to.
     pub fn meaning(&self) -> Meaning {
         match (self.sync_mode, self.key.is_empty()) {
@@ -65,17 +71,33 @@ impl Definition {
 /// A column of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefinedColumn {
-    /// Its name.
+    /// Its name in the files.
     pub name: String,
+    /// The source's name for it, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Its type's name ([`ColumnType`](crate::ColumnType)).
     #[serde(rename = "type")]
     pub column_type: String,
-    /// What the source keeps when it is renamed ([`Column::identity`](crate::Column::identity)).
+    /// What the source keeps when it is renamed ([`Column::identity`](crate::Column::identity)). Empty where another
+    /// column of the files has taken its place, because the source's got another type.
     pub identity: String,
     /// What its values are at the source ([`Column::stored_as`](crate::Column::stored_as)); empty where the source had
     /// lost it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stored_as: String,
+}
+
+impl DefinedColumn {
+    /// The source's name for it.
+    pub fn source_name(&self) -> &str {
+        self.source.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Whether it has what a column of that name at the source has, or had before the source lost it.
+    pub fn is_of(&self, column: &str) -> bool {
+        !self.identity.is_empty() && self.source_name() == column
+    }
 }
 
 /// How far a stream has come, as committed with its data.

@@ -1,5 +1,6 @@
 //! A stream together with what the user chose for it, checked against the source's columns.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -91,6 +92,13 @@ pub struct Cursor {
     pub column_type: ColumnType,
     /// How far behind the greatest cursor a pass begins again.
     pub lookback: Lookback,
+}
+
+impl Cursor {
+    /// Its columns: the primary one, then the fallback.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.primary.as_str()).chain(self.fallback.as_deref())
+    }
 }
 
 /// How far behind the greatest cursor a pass begins, in the cursor's own terms.
@@ -192,8 +200,10 @@ pub struct ConfiguredStream {
     /// The columns that its files have after the system columns, with the types that the user chose. Columns
     /// that a generation has and the source lost are kept by the engine as [`retired`](Self::retired).
     pub schema: Schema,
-    /// Columns at the end of the files that the source no longer has; always null.
+    /// Columns at the end of the files that the source no longer has, named as they are there; always null.
     pub retired: Schema,
+    /// What columns of the source are called in the files, where files of before have another type under their name.
+    pub written_as: BTreeMap<String, String>,
     /// Columns that the source has and the user leaves out, by identity.
     pub left_out: Vec<String>,
     /// How many columns it was ever given ([`Stream::columns_made`](crate::Stream::columns_made)).
@@ -420,6 +430,7 @@ impl ConfiguredStream {
             sync_mode,
             schema,
             retired: Schema::default(),
+            written_as: BTreeMap::new(),
             left_out,
             columns_made: stream.columns_made,
             replaces_history: false,
@@ -452,9 +463,33 @@ impl ConfiguredStream {
         if self.is_strict(column) { OnBadValue::Fail } else { self.on_bad_value }
     }
 
-    /// All columns of the files after the system columns: those of the source, then the retired ones.
+    /// What a column of the source is called in the files.
+    pub fn name_in_files<'a>(&'a self, column: &'a str) -> &'a str {
+        self.written_as.get(column).map_or(column, String::as_str)
+    }
+
+    /// The source's columns, named as in the files.
+    pub fn written_columns(&self) -> Schema {
+        let named =
+            |column: &Column| Column { name: self.name_in_files(&column.name).to_owned(), ..column.clone() };
+        Schema { columns: self.schema.columns.iter().map(named).collect() }
+    }
+
+    /// All columns of the files after the system columns, named as there: those of the source, in its order, then the
+    /// retired ones.
     pub fn file_columns(&self) -> Schema {
-        Schema { columns: self.schema.columns.iter().chain(&self.retired.columns).cloned().collect() }
+        let mut columns = self.written_columns();
+        columns.columns.extend(self.retired.columns.iter().cloned());
+        columns
+    }
+
+    /// How files are laid out in directories, by the names that columns have in them.
+    pub fn file_partition(&self) -> Vec<PartitionField> {
+        let named = |field: &PartitionField| PartitionField {
+            column: self.name_in_files(&field.column).to_owned(),
+            transform: field.transform,
+        };
+        self.partition.iter().map(named).collect()
     }
 
     /// The same stream as one that is merely read: for that it need not join the source's log.
@@ -465,23 +500,25 @@ impl ConfiguredStream {
 
     /// What makes a generation of this stream one thing.
     pub fn definition(&self) -> Definition {
+        let in_files = |name: &str| self.name_in_files(name).to_owned();
+        let source_of = |column: &Column| {
+            let (source, _) = self.written_as.iter().find(|(_, name)| **name == column.name)?;
+            Some(source.clone())
+        };
         Definition {
             source_stream: [self.id.namespace.clone(), self.id.name.clone()],
             sync_mode: self.sync_mode,
-            key: self.key.clone(),
-            cursor: self
-                .cursor
-                .iter()
-                .flat_map(|cursor| std::iter::once(cursor.primary.clone()).chain(cursor.fallback.clone()))
-                .collect(),
+            key: self.key.iter().map(String::as_str).map(in_files).collect(),
+            cursor: self.cursor.iter().flat_map(Cursor::columns).map(in_files).collect(),
             filter: self.filter.as_ref().map(Filter::to_string),
-            partition: self.partition.iter().map(PartitionField::to_string).collect(),
+            partition: self.file_partition().iter().map(PartitionField::to_string).collect(),
             columns: self
                 .file_columns()
                 .columns
                 .iter()
                 .map(|column| DefinedColumn {
                     name: column.name.clone(),
+                    source: source_of(column),
                     column_type: column.column_type.to_string(),
                     identity: column.identity.clone(),
                     stored_as: column.stored_as.clone(),

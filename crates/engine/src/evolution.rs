@@ -1,7 +1,9 @@
 //! What becomes of a stream's newest generation when its definition is no longer the same.
 
+use std::collections::BTreeMap;
+
 use lakeward_core::{
-    Column, ColumnType, ConfiguredStream, DefinedColumn, Definition, Error, ErrorKind, Meaning,
+    Column, ColumnType, ConfiguredStream, Cursor, DefinedColumn, Definition, Error, ErrorKind, Meaning,
     OnSchemaChange, PartitionField, Result, Schema, keeps_values,
 };
 
@@ -16,40 +18,77 @@ pub(crate) enum Evolution {
     NewGeneration(String),
 }
 
-/// Adds the columns that the generation has and the source lost: they stay at the end of the files, and are null.
-pub(crate) fn with_retired_columns(
-    stream: &ConfiguredStream,
-    before: &Definition,
-) -> Result<ConfiguredStream> {
-    let mut columns = Vec::new();
-    for column in before.columns.iter().filter(|column| stream.schema.column(&column.name).is_none()) {
-        let column_type = column.column_type.parse()?;
-        columns.push(Column {
-            identity: column.identity.clone(),
-            ..Column::new(column.name.as_str(), column_type)
-        });
+/// The stream as a generation has it, or as one behind it will whose files are to be read together with its own: with the
+/// names that columns have in the files, and with columns that the source lost at the end, where they are null.
+pub(crate) fn as_known(stream: &ConfiguredStream, before: &Definition) -> Result<ConfiguredStream> {
+    let mut written_as = names_in_files(stream, before);
+    let mut retired = Vec::new();
+    for known in &before.columns {
+        if written_as.values().any(|name| *name == known.name) {
+            continue;
+        }
+        let mut column = Column::new(known.name.as_str(), known.column_type.parse()?);
+        column.identity.clear();
+        if !stream.schema.columns.iter().any(|now| known.is_of(&now.name)) {
+            column.identity.clone_from(&known.identity);
+            written_as.entry(known.source_name().to_owned()).or_insert_with(|| known.name.clone());
+        }
+        retired.push(column);
     }
-    Ok(ConfiguredStream { retired: Schema { columns }, ..stream.clone() })
+    written_as.retain(|source, name| source != name);
+    Ok(ConfiguredStream { retired: Schema { columns: retired }, written_as, ..stream.clone() })
 }
 
-/// The stream as a new generation behind this one, whose files are kept as history: all of them have to be read
-/// together, so columns that the source lost stay. A type that only got wider is given to the history too when the
-/// generation is shown; any other change of a type replaces it.
+/// What every column of the source is called in the files: as it was, where files of before can be read as what it is
+/// now, or rewritten; else by the first of `name`, `name__v2`, `name__v3`, … of which that is true, or that is new.
+fn names_in_files(stream: &ConfiguredStream, before: &Definition) -> BTreeMap<String, String> {
+    let columns = &stream.schema.columns;
+    let mut names = BTreeMap::new();
+    for column in columns {
+        let same = |known: &&DefinedColumn| known.is_of(&column.name) && known.identity == column.identity;
+        let known = before.columns.iter().find(same);
+        if let Some(known) = known.filter(|known| reads_as(stream, before, known, column)) {
+            names.insert(column.name.clone(), known.name.clone());
+        }
+    }
+    for column in columns {
+        if names.contains_key(&column.name) {
+            continue;
+        }
+        let fits = |name: &String| {
+            let known = before.columns.iter().find(|known| known.name == *name);
+            let others = name != &column.name && stream.schema.column(name).is_some();
+            let taken = others || names.values().any(|taken| taken == name);
+            !taken && known.is_none_or(|known| reads_as(stream, before, known, column))
+        };
+        let later = (2..).map(|version: u32| format!("{}__v{version}", column.name));
+        if let Some(name) = std::iter::once(column.name.clone()).chain(later).find(fits) {
+            names.insert(column.name.clone(), name);
+        }
+    }
+    names
+}
+
+/// The stream as a new generation behind this one. Where its files are kept as history all of them have to be read together
+/// ([`as_known`]); a type that only got wider is given to the history too when the generation is shown.
 pub(crate) fn successor(
     stream: &ConfiguredStream,
     before: &Definition,
     unfinished: bool,
 ) -> Result<ConfiguredStream> {
-    let conflict = before.columns.iter().any(|known| {
-        let column = stream.schema.column(&known.name);
-        column.is_some_and(|column| !reads_as(stream, before, known, column))
-    });
     // What an unfinished generation would have replaced says nothing of what is there.
-    let replaces = before.replaces_history || !before.sync_mode.follows_log();
-    if conflict || (unfinished && replaces) {
+    if unfinished && (before.replaces_history || !before.sync_mode.follows_log()) {
         return Ok(ConfiguredStream { replaces_history: true, ..stream.clone() });
     }
-    with_retired_columns(stream, before)
+    as_known(stream, before)
+}
+
+/// What is said of columns that get another name in the files than they had; nothing where none does.
+pub(crate) fn renamed_in_files(next: &ConfiguredStream, before: &Definition) -> String {
+    let new = |(_, name): &(&String, &String)| !before.columns.iter().any(|known| known.name == **name);
+    let names = next.written_as.iter().filter(new);
+    let said: Vec<_> = names.map(|(source, name)| format!("{source:?} is written as {name:?}")).collect();
+    if said.is_empty() { String::new() } else { format!("; from now on {}", said.join(", ")) }
 }
 
 /// Whether files that have a column as it was can be read, or rewritten, as it is now.
@@ -58,9 +97,9 @@ fn reads_as(stream: &ConfiguredStream, before: &Definition, known: &DefinedColum
         return true;
     }
     // The names of partition directories are made of the values, which a rewritten file does not leave.
-    let of_before = before.partition.iter().filter_map(|field| field.parse::<PartitionField>().ok());
-    let mut fields = stream.partition.iter().cloned().chain(of_before);
-    let partitions = fields.any(|field| field.column == known.name);
+    let now = stream.partition.iter().any(|field| field.column == column.name);
+    let mut then = before.partition.iter().filter_map(|field| field.parse::<PartitionField>().ok());
+    let partitions = now || then.any(|field| field.column == known.name);
     let known = known.column_type.parse::<ColumnType>();
     !partitions && known.is_ok_and(|known| known.widens_to(&column.column_type))
 }
@@ -78,12 +117,13 @@ pub(crate) fn evolution(
     storage_changed: bool,
 ) -> Result<Evolution> {
     let now = stream.definition();
+    let (key, cursor, partition) = at_source(before);
     for (what, same) in [
         ("the source stream", before.source_stream == now.source_stream),
         ("sync_mode", before.sync_mode == now.sync_mode),
-        ("the cursor", before.cursor == now.cursor),
+        ("the cursor", cursor == stream.cursor.iter().flat_map(Cursor::columns).collect::<Vec<_>>()),
         ("the filter", before.filter == now.filter),
-        ("the partition", before.partition == now.partition),
+        ("the partition", partition == stream.partition),
     ] {
         if !same {
             return Ok(Evolution::NewGeneration(format!("{what} changed")));
@@ -95,15 +135,14 @@ pub(crate) fn evolution(
         stream.left_out.contains(&known.identity) && !before.left_out.contains(&known.identity)
     };
     if let Some(column) = before.columns.iter().find(newly_left_out) {
-        return Ok(Evolution::NewGeneration(format!("column \"{}\" is left out now", column.name)));
+        return Ok(Evolution::NewGeneration(format!("column \"{}\" is left out now", column.source_name())));
     }
-    if let Some(column) =
-        stream.schema.columns.iter().find(|column| before.left_out.contains(&column.identity))
-    {
+    let columns = &stream.schema.columns;
+    if let Some(column) = columns.iter().find(|column| before.left_out.contains(&column.identity)) {
         return Ok(Evolution::NewGeneration(format!("column \"{}\" is no longer left out", column.name)));
     }
-    let felt = if before.key == now.key {
-        stream.schema.columns.iter().find_map(|column| felt_by_existing_rows(before, column, storage_changed))
+    let felt = if key == stream.key {
+        columns.iter().find_map(|column| felt_by_existing_rows(before, column, storage_changed))
     } else {
         Some("the key changed".to_owned())
     };
@@ -113,14 +152,12 @@ pub(crate) fn evolution(
         .columns
         .iter()
         .filter(|_| now.meaning() == Meaning::Multiset && !stream.insert_only)
-        .find(|known| !known.stored_as.is_empty() && stream.schema.column(&known.name).is_none())
-        .map(|known| format!("column \"{}\" was dropped, and rows have no key", known.name));
+        .find(|known| !known.stored_as.is_empty() && !columns.iter().any(|column| known.is_of(&column.name)))
+        .map(|known| format!("column \"{}\" was dropped, and rows have no key", known.source_name()));
     let felt = felt.or_else(|| told_of_another(before, &now)).or(unknown);
-    let added: Vec<String> = stream
-        .schema
-        .columns
+    let added: Vec<String> = columns
         .iter()
-        .filter(|column| !before.columns.iter().any(|known| known.name == column.name))
+        .filter(|column| !before.columns.iter().any(|known| known.is_of(&column.name)))
         .map(|column| format!("{:?}", column.name))
         .collect();
     // That a new column is left out has to be known when it is taken in later.
@@ -139,6 +176,19 @@ pub(crate) fn evolution(
         OnSchemaChange::Resnapshot => Ok(Evolution::NewGeneration(what)),
         OnSchemaChange::Evolve => Ok(felt.map_or(quiet, Evolution::NewGeneration)),
     }
+}
+
+/// Key, cursor and partition of a generation, by the names that the source has for their columns.
+fn at_source(before: &Definition) -> (Vec<&str>, Vec<&str>, Vec<PartitionField>) {
+    fn named<'a>(before: &'a Definition, columns: &'a [String]) -> Vec<&'a str> {
+        columns.iter().map(|column| before.source_name(column)).collect()
+    }
+    let fields = before.partition.iter().filter_map(|field| field.parse::<PartitionField>().ok());
+    let partition = fields.map(|field| PartitionField {
+        column: before.source_name(&field.column).to_owned(),
+        transform: field.transform,
+    });
+    (named(before, &before.key), named(before, &before.cursor), partition.collect())
 }
 
 /// Why what the log says of an added column may be another one's: one of its name that came and went before it.
@@ -160,7 +210,7 @@ fn told_of_another(before: &Definition, now: &Definition) -> Option<String> {
 /// Why rows that were read before would read differently now because of this column.
 fn felt_by_existing_rows(before: &Definition, column: &Column, storage_changed: bool) -> Option<String> {
     let name = &column.name;
-    if let Some(known) = before.columns.iter().find(|known| known.name == *name) {
+    if let Some(known) = before.columns.iter().find(|known| known.is_of(name)) {
         let column_type = column.column_type.to_string();
         return if known.column_type != column_type {
             Some(format!("column \"{name}\" was {}, is {column_type}", known.column_type))
@@ -173,7 +223,7 @@ fn felt_by_existing_rows(before: &Definition, column: &Column, storage_changed: 
         };
     }
     if let Some(known) = before.columns.iter().find(|known| known.identity == column.identity) {
-        return Some(format!("column \"{}\" was renamed to \"{name}\"", known.name));
+        return Some(format!("column \"{}\" was renamed to \"{name}\"", known.source_name()));
     }
     let filled = column.existing_default || column.generated || storage_changed;
     filled.then(|| format!("column \"{name}\" is new and existing rows may have a value in it"))

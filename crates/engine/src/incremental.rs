@@ -11,7 +11,7 @@ use lakeward_core::{
 };
 
 use crate::events::Event;
-use crate::evolution::{Evolution, evolution, with_retired_columns};
+use crate::evolution::{Evolution, as_known, evolution};
 use crate::stream_run::StreamRun;
 use crate::window::{Window, row_hashes};
 
@@ -58,7 +58,7 @@ impl StreamRun {
         let head = self.head();
         let before =
             head.definition.as_ref().ok_or_else(|| Error::bug("a generation without a definition"))?;
-        let stream = with_retired_columns(&self.stream, before)?;
+        let stream = as_known(&self.stream, before)?;
         let rewritten = head
             .fingerprint
             .as_ref()

@@ -4,7 +4,7 @@ use lakeward_core::{Catalog, ConfiguredStream, Destination, DriverInterface, Res
 use serde::Serialize;
 
 use crate::abstract_driver::AbstractDriver;
-use crate::evolution::{Evolution, evolution, successor, with_retired_columns};
+use crate::evolution::{Evolution, as_known, evolution, renamed_in_files, successor};
 
 /// What a sync would do for one stream.
 #[derive(Debug, Clone, Serialize)]
@@ -100,13 +100,13 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
 /// Why all rows would be read again, and what would become of the history.
 fn altered(head: &StreamHead, stream: &ConfiguredStream) -> Result<Option<String>> {
     let Some(before) = &head.definition else { return Ok(None) };
-    match evolution(before, &with_retired_columns(stream, before)?, false)? {
+    match evolution(before, &as_known(stream, before)?, false)? {
         Evolution::Unchanged | Evolution::Widened => Ok(None),
         Evolution::NewGeneration(reason) if !stream.sync_mode.follows_log() => Ok(Some(reason)),
         Evolution::NewGeneration(reason) => {
-            let replaced = successor(stream, before, false)?.replaces_history;
-            let history = if replaced { "replaced" } else { "kept" };
-            Ok(Some(format!("{reason}; the history is {history}")))
+            let next = successor(stream, before, head.open.is_some())?;
+            let history = if next.replaces_history { "replaced" } else { "kept" };
+            Ok(Some(format!("{reason}; the history is {history}{}", renamed_in_files(&next, before))))
         }
     }
 }

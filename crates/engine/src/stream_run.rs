@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::change_stream::Phases;
 use crate::commit::{CommitPath, StateEntry};
 use crate::events::{Event, EventSink, StreamSummary};
-use crate::evolution::{evolution, with_retired_columns};
+use crate::evolution::{as_known, evolution};
 use crate::options::Options;
 use crate::retry::Backoff;
 use crate::writer_pool::{PooledWriter, WriterPool};
@@ -176,7 +176,7 @@ impl StreamRun {
         if let Some(before) = &head.definition
             && before.sync_mode == self.stream.sync_mode
         {
-            let stream = with_retired_columns(&self.stream, before)?;
+            let stream = as_known(&self.stream, before)?;
             evolution(before, &stream, false)?;
         }
         Ok(())

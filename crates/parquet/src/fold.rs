@@ -238,6 +238,7 @@ mod tests {
                 partition: Vec::new(),
                 columns: vec![DefinedColumn {
                     name: "id".to_owned(),
+                    source: None,
                     column_type: "int64".to_owned(),
                     identity: "1".to_owned(),
                     stored_as: String::new(),

@@ -263,6 +263,7 @@ mod tests {
     fn definition(sync_mode: SyncMode, key: &[&str]) -> Definition {
         let column = |name: &str| DefinedColumn {
             name: name.to_owned(),
+            source: None,
             column_type: "text".to_owned(),
             identity: name.to_owned(),
             stored_as: String::new(),

@@ -11,8 +11,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use lakeward_core::{
-    Batch, Column, Error, FileKind, Position, Reservation, Result, Sequence, SystemColumns, UnitSpec, Writer,
-    WrittenFile, failpoint,
+    Batch, Column, Error, FileKind, PartitionField, Position, Reservation, Result, Sequence, SystemColumns,
+    UnitSpec, Writer, WrittenFile, failpoint,
 };
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -109,8 +109,9 @@ impl Unit {
         let columns = spec.stream.file_columns();
         let file_schema = spec.stream.system.file_schema(&columns)?;
         let system = file_schema.fields().len() - columns.columns.len();
+        // Retired columns come last, and are neither.
         let indices = |wanted: &dyn Fn(&Column) -> bool| {
-            let columns = columns.columns.iter().enumerate();
+            let columns = spec.stream.schema.columns.iter().enumerate();
             columns.filter(|(_, column)| wanted(column)).map(|(index, _)| index + system).collect::<Vec<_>>()
         };
         let unique = indices(&|column| column.unique);
@@ -126,7 +127,7 @@ impl Unit {
             target_file_size: settings.target_file_size,
             staging,
             prefix: ulid::Ulid::new().to_string(),
-            partitioner: Partitioner::new(&spec.stream.partition, &file_schema)?,
+            partitioner: Partitioner::new(&spec.stream.file_partition(), &file_schema)?,
             file_schema,
             read: Sequence::read(spec.generation, spec.read_position),
             synced_at: jiff::Timestamp::now().as_microsecond(),
@@ -233,7 +234,8 @@ impl Unit {
         };
         file.note("lakeward.position", position);
         let finished = file.finish()?;
-        let partition = self.spec.stream.partition.iter().map(|field| field.directory_name()).zip(key);
+        let fields = self.spec.stream.file_partition();
+        let partition = fields.iter().map(PartitionField::directory_name).zip(key);
         self.written.push(WrittenFile {
             staged: finished.path.to_string_lossy().into_owned(),
             kind: FileKind::Data,

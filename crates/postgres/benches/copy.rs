@@ -26,7 +26,7 @@ fn decoder(format: CopyFormat) -> RowDecoder {
             "b" => (PgType::Bool, ColumnType::Boolean),
             _ => (PgType::Numeric, ColumnType::Text),
         };
-        WireColumn { name: format!("c{index}"), pg_type, target, on_bad_value: OnBadValue::Clamp }
+        WireColumn::new(format!("c{index}"), pg_type, target, OnBadValue::Clamp)
     };
     RowDecoder::new(format, &SHAPE.split(' ').enumerate().map(column).collect::<Vec<_>>()).unwrap()
 }

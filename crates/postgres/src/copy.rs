@@ -1,7 +1,9 @@
 //! Reading rows: the COPY that a reader sends, and in which format.
 
 use futures::StreamExt;
-use lakeward_core::{BatchStream, ConfiguredStream, Error, ErrorKind, ReadContext, Result, Session};
+use lakeward_core::{
+    BatchStream, ColumnType, ConfiguredStream, Error, ErrorKind, OnBadValue, ReadContext, Result, Session,
+};
 
 use crate::config::CopyChoice;
 use crate::connect::{Connection, Connector};
@@ -74,6 +76,7 @@ pub(crate) async fn read(
         .zip(&stream.schema.columns)
         .map(|(column, target)| WireColumn {
             name: column.name.clone(),
+            written_as: stream.name_in_files(&column.name).to_owned(),
             pg_type: column.pg_type.clone(),
             target: target.column_type.clone(),
             on_bad_value: stream.bad_value_policy(&column.name),
@@ -82,12 +85,7 @@ pub(crate) async fn read(
     let mut list: Vec<String> = detail.columns.iter().map(|column| sql::ident(&column.name)).collect();
     if let Some(extra) = rows.extra {
         list.push(extra);
-        columns.push(WireColumn {
-            name: EXTRA.to_owned(),
-            pg_type: PgType::Bool,
-            target: lakeward_core::ColumnType::Boolean,
-            on_bad_value: lakeward_core::OnBadValue::Fail,
-        });
+        columns.push(WireColumn::new(EXTRA, PgType::Bool, ColumnType::Boolean, OnBadValue::Fail));
     }
     let format = match detail.format {
         CopyFormat::Text => "text",

@@ -32,7 +32,7 @@ fn context(budget: usize, batch_bytes: usize) -> ReadContext {
 }
 
 fn column(name: &str, pg_type: PgType, target: ColumnType) -> WireColumn {
-    WireColumn { name: name.to_owned(), pg_type, target, on_bad_value: OnBadValue::Clamp }
+    WireColumn::new(name, pg_type, target, OnBadValue::Clamp)
 }
 
 fn numbers() -> RowDecoder {

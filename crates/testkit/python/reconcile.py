@@ -1,7 +1,7 @@
 """Reads a stream's latest view out of its Parquet files and prints it for COPY.
 
 The request is a JSON object on standard input: directory, mode (full_refresh, incremental or cdc),
-key (column names; empty: none), columns (a list of {name, delimiter}), packed. The answer is one
+key (column names in the files; empty: none), columns (a list of {name, written_as, delimiter}), packed. The answer is one
 line of JSON about what was found, then, tab-separated in PostgreSQL's COPY text format, a line per
 row of the view: its weight (-1 for a delete of a table without a key, else 1) and the columns as
 text, or, if packed, one array of them.
@@ -15,6 +15,7 @@ import sys
 import lake
 
 OPERATIONS = "'r', 'c', 'u', 'd', 't'"
+AFTER_THE_LAST_END = "_lw_seq > (SELECT coalesce(max(_lw_seq) FILTER (WHERE _lw_op = 't'), '') FROM log)"
 
 
 def main():
@@ -30,22 +31,22 @@ def main():
     columns = {name: f"c{n}" for n, name in enumerate(names[len(lake.SYSTEM) :])}
     aliases = dict(zip(names, [*lake.SYSTEM, *columns.values()]))
     kinds = read(connection, files, schema, aliases)
-    absent = [column["name"] for column in request["columns"] if column["name"] not in columns]
+    absent = [column["name"] for column in request["columns"] if column["written_as"] not in columns]
     absent_keys = [name for name in request["key"] if name not in columns]
     if absent_keys:
         raise lake.Unreadable(f"key columns {absent_keys} are in no file")
 
     problems = check(connection, request, columns)
-    wanted = [column for column in request["columns"] if column["name"] in columns]
+    wanted = [column for column in request["columns"] if column["written_as"] in columns]
     for column in wanted:
-        column["alias"] = columns[column["name"]]
+        column["alias"] = columns[column["written_as"]]
         column["kind"] = kinds[column["alias"]]
     view = latest_view(connection, request, wanted, columns, kinds)
     head = {
         "files": len(files),
         "columns": [{"name": column["name"], "kind": column["kind"]} for column in wanted],
         "absent": absent,
-        "unknown": [name for name in columns if name not in {column["name"] for column in request["columns"]}],
+        "unknown": [name for name in columns if name not in {column["written_as"] for column in request["columns"]}],
         "problems": problems,
     }
     sys.stdout.write(json.dumps(head) + "\n")
@@ -81,15 +82,18 @@ def check(connection, request, columns):
     count("rows whose _lw_seq is not 32 hex digits", f"SELECT count(*) FROM log WHERE {malformed}")
     count("rows without _lw_synced_at", "SELECT count(*) FROM log WHERE _lw_synced_at IS NULL")
     key = [columns[name] for name in request["key"]]
+    # A key that was written under another name before is null there.
+    renamed = any(column["written_as"] != column["name"] for column in request["columns"])
+    since = f" AND {AFTER_THE_LAST_END}" if renamed else ""
     # One row of the log stands once: the same change or read of a key twice is a row doubled,
     # also where the latest view would hide it.
     if key and request["mode"] != "full_refresh":
         same = ", ".join(["_lw_seq", *key])
-        groups = f"SELECT count(*) AS n FROM log WHERE _lw_op <> 't' GROUP BY {same}"
+        groups = f"SELECT count(*) AS n FROM log WHERE _lw_op <> 't'{since} GROUP BY {same}"
         doubled = f"SELECT coalesce(sum(n - 1), 0)::BIGINT FROM ({groups}) WHERE n > 1"
         count("rows of the log that stand twice (same key and _lw_seq)", doubled)
         nulls = " OR ".join(f"{column} IS NULL" for column in key)
-        count("rows without a key", f"SELECT count(*) FROM log WHERE _lw_op <> 't' AND ({nulls})")
+        count("rows without a key", f"SELECT count(*) FROM log WHERE _lw_op <> 't'{since} AND ({nulls})")
     elif request["mode"] == "cdc":
         doubled = "SELECT count(*) - count(DISTINCT _lw_seq) FROM log WHERE _lw_op IN ('c', 'u', 'd')"
         count("changes of the log that stand twice (same _lw_seq)", doubled)
@@ -105,16 +109,15 @@ def latest_view(connection, request, wanted, columns, kinds):
     texts = []
     for column in wanted:
         value = lake.text(column["alias"], column["kind"], column["delimiter"])
-        column["plain"] = lake.is_plain(column["kind"]) and column["name"] not in rescued
-        if column["name"] in rescued:
-            pointer = "/" + column["name"].replace("~", "~0").replace("/", "~1")
+        column["plain"] = lake.is_plain(column["kind"]) and column["written_as"] not in rescued
+        if column["written_as"] in rescued:
+            pointer = "/" + column["written_as"].replace("~", "~0").replace("/", "~1")
             original = f"json_extract_string(_lw_rescued, {lake.literal(pointer)})"
             value = f"coalesce({original}, {value})"
         texts.append(f"{value} AS {column['alias']}")
     keys = [f"{lake.text(column, kinds[column])} AS k{n}" for n, column in enumerate(key)]
     fields = ["_lw_op", "_lw_seq", "_lw_unchanged", *texts, *keys]
-    after = "_lw_seq > (SELECT coalesce(max(_lw_seq) FILTER (WHERE _lw_op = 't'), '') FROM log)"
-    rows = f"SELECT {', '.join(fields)} FROM log WHERE _lw_op <> 't' AND {after}"
+    rows = f"SELECT {', '.join(fields)} FROM log WHERE _lw_op <> 't' AND {AFTER_THE_LAST_END}"
 
     names = [column["alias"] for column in wanted]
     if request["mode"] == "full_refresh" or (request["mode"] == "incremental" and not key):
@@ -127,9 +130,9 @@ def latest_view(connection, request, wanted, columns, kinds):
     values = []
     for column in wanted:
         alias = column["alias"]
-        if column["name"] in unchanged:
+        if column["written_as"] in unchanged:
             # Wrapped, because a NULL that was sent is a value and one that was not is none.
-            sent = f"NOT coalesce(list_contains(_lw_unchanged, {lake.literal(column['name'])}), false)"
+            sent = f"NOT coalesce(list_contains(_lw_unchanged, {lake.literal(column['written_as'])}), false)"
             wrapped = f"CASE WHEN {sent} THEN {{'v': {alias}}} END"
             alias = f"(last_value({wrapped} IGNORE NULLS) OVER ({partition} ORDER BY _lw_seq)).v AS {alias}"
         values.append(alias)

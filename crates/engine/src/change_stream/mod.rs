@@ -29,7 +29,7 @@ use reading::{ReadEnd, Reading};
 
 use crate::abstract_driver::AbstractDriver;
 use crate::events::{Event, StreamSummary};
-use crate::evolution::{Evolution, evolution, successor, with_retired_columns};
+use crate::evolution::{Evolution, as_known, evolution, renamed_in_files, successor};
 use crate::options::Options;
 use crate::retry::Backoff;
 use crate::stream_run::{RunContext, StreamRun};
@@ -502,7 +502,10 @@ async fn plan(
         };
         run.context.events.event(&Event::Warning {
             stream: Some(run.stream.id.clone()),
-            message: format!("{what}, and the history is {history}: {reason}"),
+            message: format!(
+                "{what}, and the history is {history}: {reason}{}",
+                renamed_in_files(&next, before)
+            ),
         });
         Ok((Arc::new(next), StreamPhase::Queued))
     };
@@ -520,7 +523,7 @@ async fn plan(
         (Some(log), Some(place)) if !known.is_empty() => log.standing(known, place),
         _ => Standing::interrupted(),
     };
-    let stream = with_retired_columns(&run.stream, before)?;
+    let stream = as_known(&run.stream, before)?;
     let widened = match evolution(before, &stream, false)? {
         Evolution::NewGeneration(reason) => return again(reason),
         Evolution::Widened => true,

@@ -6,7 +6,7 @@
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::row::{RowConverter, SortField};
-use lakeward_core::{Error, Result, Schema};
+use lakeward_core::{ConfiguredStream, Error, Result, Schema};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// Makes digests of a stream's rows.
@@ -86,16 +86,16 @@ pub(super) fn row_digest(values: impl Iterator<Item = u64>) -> u128 {
 }
 
 /// A key as people read it: its columns with their values.
-pub(super) fn shown_key(batch: &RecordBatch, key: &[String], row: usize) -> Vec<(String, String)> {
-    key.iter()
-        .map(|name| {
-            let value = batch.column_by_name(name).map(|column| match column.is_null(row) {
-                true => "null".to_owned(),
-                false => arrow::util::display::array_value_to_string(column, row).unwrap_or_default(),
-            });
-            (name.clone(), value.unwrap_or_default())
-        })
-        .collect()
+pub(super) fn shown_key(batch: &RecordBatch, stream: &ConfiguredStream, row: usize) -> Vec<(String, String)> {
+    let shown = |name: &String| {
+        let column = stream.schema.index_of(name).map(|index| batch.column(index));
+        let value = column.map(|column| match column.is_null(row) {
+            true => "null".to_owned(),
+            false => arrow::util::display::array_value_to_string(column, row).unwrap_or_default(),
+        });
+        (name.clone(), value.unwrap_or_default())
+    };
+    stream.key.iter().map(shown).collect()
 }
 
 fn cannot_compare(error: arrow::error::ArrowError) -> Error {

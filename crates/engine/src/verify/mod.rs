@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use crate::abstract_driver::{AbstractDriver, Resolved};
 use crate::events::{Event, EventSink, as_text};
-use crate::evolution::{Evolution, evolution};
+use crate::evolution::{Evolution, as_known, evolution};
 use crate::options::Options;
 use compare::{Comparison, Judge};
 use digest::Digester;
@@ -189,8 +189,9 @@ struct Log {
 }
 
 impl Verifier {
-    async fn run(&self) -> Result<StreamVerification> {
+    async fn run(mut self) -> Result<StreamVerification> {
         let (head, definition) = self.head().await?;
+        self.stream = Arc::new(as_known(&self.stream, &definition)?);
         let log = self.driver.change_stream().filter(|_| self.stream.sync_mode.follows_log());
         let session = match log {
             Some(log) => log.begin_view(&self.alone).await?,
@@ -396,6 +397,7 @@ impl Verifier {
     /// The rows of the log, from the beginning again where files went meanwhile.
     async fn read_log(&self, extent: &Extent, digester: &Digester, parts: usize) -> Result<Log> {
         let room = self.budget.total() / ROOM_SHARE;
+        let columns = self.stream.written_columns().columns;
         self.each_reading(
             extent,
             |partial| {
@@ -415,8 +417,7 @@ impl Verifier {
                         continue;
                     }
                     let unchanged = rows.unchanged(row);
-                    let sent =
-                        |column: usize| !unchanged.contains(self.stream.schema.columns[column].name.as_str());
+                    let sent = |column: usize| !unchanged.contains(columns[column].name.as_str());
                     log.layout.record(digests.keys[row], order, op, digests.row(row), sent, &mut record);
                     log.parts.push(digests.keys[row], &record)?;
                 }
@@ -434,6 +435,7 @@ impl Verifier {
         mut take: impl FnMut(&mut T, &LogBatch) -> Result<()>,
     ) -> Result<T> {
         let mut attempts = 0;
+        let columns = self.stream.written_columns();
         loop {
             attempts += 1;
             let (before, _) = self.head().await?;
@@ -442,7 +444,7 @@ impl Verifier {
                     Error::new(ErrorKind::Schema, "the stream was read anew meanwhile").hint("verify again")
                 );
             }
-            let failed = match self.destination.rows(&self.stream.target, &self.stream.schema).await {
+            let failed = match self.destination.rows(&self.stream.target, &columns).await {
                 Err(error) => error,
                 Ok(read) => {
                     let mut result = begin(read.partial);

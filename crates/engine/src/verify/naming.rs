@@ -31,7 +31,6 @@ impl Verifier {
     ) -> Result<Vec<KeyDifference>> {
         let wanted: Arc<HashSet<u128>> = Arc::new(keys.iter().copied().collect());
         let source = self.find_in_source(session, digester, wanted.clone()).await?;
-        let key = &self.stream.key;
         let log: HashMap<u128, Vec<Version>> = self
             .each_reading(
                 extent,
@@ -49,10 +48,11 @@ impl Verifier {
                         found.entry(digests.keys[row]).or_default().push(Version {
                             order,
                             deleted: op == Op::Delete.as_str(),
-                            shown: shown_key(&rows.values, key, row),
+                            shown: shown_key(&rows.values, &self.stream, row),
                             values: values
                                 .map(|(value, column)| {
-                                    (!unchanged.contains(column.name.as_str())).then_some(value)
+                                    let name = self.stream.name_in_files(&column.name);
+                                    (!unchanged.contains(name)).then_some(value)
                                 })
                                 .collect(),
                         });

@@ -51,12 +51,13 @@ impl Verifier {
         digester: &Arc<Digester>,
         wanted: Arc<HashSet<u128>>,
     ) -> Result<HashMap<u128, Found>> {
-        let (digester, key) = (digester.clone(), self.stream.key.clone());
+        let (digester, stream) = (digester.clone(), self.stream.clone());
         let search = move |rows: &RecordBatch, kept: &mut Vec<(u128, Found)>| {
             let digests = digester.digests(rows.columns(), rows.num_rows())?;
             let found = (0..rows.num_rows()).filter(|row| wanted.contains(&digests.keys[*row]));
             kept.extend(found.map(|row| {
-                let found = Found { shown: shown_key(rows, &key, row), values: digests.row(row).collect() };
+                let found =
+                    Found { shown: shown_key(rows, &stream, row), values: digests.row(row).collect() };
                 (digests.keys[row], found)
             }));
             Ok(())

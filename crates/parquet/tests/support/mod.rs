@@ -27,6 +27,7 @@ pub(crate) fn stream_of(id: &StreamId, columns: Vec<Column>, partition: &[&str])
         sync_mode: SyncMode::Cdc,
         schema: Schema { columns },
         retired: Schema::default(),
+        written_as: Default::default(),
         left_out: Vec::new(),
         columns_made: None,
         replaces_history: false,

@@ -83,12 +83,27 @@ pub enum PgType {
 /// A column on the wire and what it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireColumn {
-    /// Its name, for errors.
+    /// The source's name for it.
     pub name: String,
+    /// Its name in the files.
+    pub written_as: String,
     /// What the server sends.
     pub pg_type: PgType,
     /// What it becomes.
     pub target: ColumnType,
     /// What happens to a value that does not fit.
     pub on_bad_value: OnBadValue,
+}
+
+impl WireColumn {
+    /// A column that is called in the files as it is at the source.
+    pub fn new(
+        name: impl Into<String>,
+        pg_type: PgType,
+        target: ColumnType,
+        on_bad_value: OnBadValue,
+    ) -> Self {
+        let name = name.into();
+        Self { written_as: name.clone(), name, pg_type, target, on_bad_value }
+    }
 }

@@ -64,6 +64,7 @@ enum BinaryState {
 struct Column {
     index: usize,
     name: String,
+    written_as: String,
     pg_type: PgType,
     policy: OnBadValue,
     builder: Builder,
@@ -76,7 +77,7 @@ impl RowDecoder {
     /// `Schema` where a column cannot become what it should.
     pub fn new(format: CopyFormat, columns: &[WireColumn]) -> Result<Self> {
         let schema = ArrowSchema::new(
-            columns.iter().map(|column| column.target.field(&column.name)).collect::<Vec<_>>(),
+            columns.iter().map(|column| column.target.field(&column.written_as)).collect::<Vec<_>>(),
         );
         let columns = columns
             .iter()
@@ -345,7 +346,7 @@ impl RowDecoder {
 
 impl Column {
     fn new(format: CopyFormat, index: usize, column: &WireColumn) -> Result<Self> {
-        let WireColumn { name, pg_type, target, on_bad_value } = column;
+        let WireColumn { name, written_as, pg_type, target, on_bad_value } = column;
         let impossible = |message| {
             Error::new(ErrorKind::Schema, message)
                 .at("column", name)
@@ -360,7 +361,14 @@ impl Column {
         }
         let builder =
             Builder::new(target).ok_or_else(|| impossible("no PostgreSQL type becomes this one"))?;
-        Ok(Self { index, name: name.clone(), pg_type: pg_type.clone(), policy: *on_bad_value, builder })
+        Ok(Self {
+            index,
+            name: name.clone(),
+            written_as: written_as.clone(),
+            pg_type: pg_type.clone(),
+            policy: *on_bad_value,
+            builder,
+        })
     }
 
     /// Puts in a field with escapes.
@@ -386,7 +394,7 @@ impl Column {
     #[cold]
     fn rescue(&self, text: &[u8], rescue: &mut Rescue) -> Result<()> {
         let text = std::str::from_utf8(text).map_err(|_| self.error(Fault::Malformed))?;
-        rescue.add(self.index, &self.name, text);
+        rescue.add(self.index, &self.written_as, text);
         Ok(())
     }
 

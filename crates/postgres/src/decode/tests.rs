@@ -10,7 +10,7 @@ use lakeward_core::{Batch, ColumnType, ErrorKind, OnBadValue, Result};
 use super::{CopyFormat, PgType, RowDecoder, WireColumn};
 
 fn column(name: &str, pg_type: PgType, target: ColumnType, on_bad_value: OnBadValue) -> WireColumn {
-    WireColumn { name: name.to_owned(), pg_type, target, on_bad_value }
+    WireColumn::new(name, pg_type, target, on_bad_value)
 }
 
 fn decode(format: CopyFormat, columns: &[WireColumn], data: &[u8]) -> Result<Option<Batch>> {

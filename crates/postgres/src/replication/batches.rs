@@ -318,7 +318,7 @@ fn unchanged(table: &Table, places: &[(usize, usize)], rows: usize) -> Result<Op
         lengths[*row] += 1;
     }
     let names: StringArray =
-        places.iter().map(|(_, column)| Some(table.columns[*column].wire.name.as_str())).collect();
+        places.iter().map(|(_, column)| Some(table.columns[*column].wire.written_as.as_str())).collect();
     let valid: Vec<bool> = lengths.iter().map(|length| *length > 0).collect();
     ListArray::try_new(
         Arc::new(ColumnType::Text.field("element")),

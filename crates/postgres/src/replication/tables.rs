@@ -386,7 +386,7 @@ impl Tables {
         let unknown = relation.columns.iter().find(|column| {
             table.stream.schema.column(column.name).is_none()
                 && !table.known.contains_key(column.name)
-                && table.stream.retired.column(column.name).is_none()
+                && table.stream.retired.column(table.stream.name_in_files(column.name)).is_none()
         });
         let mut values = Vec::with_capacity(table.columns.len());
         for (number, column) in table.columns.iter().enumerate() {
@@ -526,6 +526,7 @@ async fn table(
         columns.push(TableColumn {
             wire: WireColumn {
                 name: column.name.clone(),
+                written_as: stream.name_in_files(&column.name).to_owned(),
                 pg_type: mapped.pg_type.clone(),
                 target: column.column_type.clone(),
                 on_bad_value: stream.bad_value_policy(&column.name),

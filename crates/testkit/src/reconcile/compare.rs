@@ -69,8 +69,9 @@ pub async fn reconcile(
     client.batch_execute(SETTINGS).await?;
     let table = Table::look_up(&client, &stream, options).await?;
 
-    let columns: Vec<_> =
-        table.columns.iter().map(|c| json!({ "name": c.name, "delimiter": c.delimiter })).collect();
+    let column = |c: &Column| json!({ "name": c.name, "written_as": options.name_in_lake(&c.name), "delimiter": c.delimiter });
+    let columns: Vec<_> = table.columns.iter().map(column).collect();
+    let key: Vec<_> = table.log_key.iter().map(|name| options.name_in_lake(name)).collect();
     let directory = options.directory.clone().unwrap_or_else(|| stream.directory(root));
     let mode = match options.mode {
         Mode::FullRefresh => "full_refresh",
@@ -79,7 +80,7 @@ pub async fn reconcile(
     };
     let packed = columns.len() > MOST_COLUMNS;
     let request = json!({
-        "directory": directory, "mode": mode, "key": table.log_key, "columns": columns, "packed": packed,
+        "directory": directory, "mode": mode, "key": key, "columns": columns, "packed": packed,
     });
     let mut script = Script::start("reconcile.py", &request).await?;
     let mut line = String::new();

@@ -64,6 +64,7 @@ pub struct Options {
     pub(super) mode: Mode,
     pub(super) key: Option<Vec<String>>,
     pub(super) exclude: Vec<String>,
+    pub(super) written_as: Vec<(String, String)>,
     pub(super) casts: Vec<(String, String)>,
     pub(super) expressions: Vec<(String, String)>,
     pub(super) filter: Option<String>,
@@ -74,7 +75,16 @@ impl Options {
     /// All columns of all rows, by the key that the catalog says the stream has in this mode.
     pub fn new(mode: Mode) -> Self {
         let (key, filter, directory) = (None, None, None);
-        Self { mode, key, exclude: vec![], casts: vec![], expressions: vec![], filter, directory }
+        Self {
+            mode,
+            key,
+            exclude: vec![],
+            written_as: vec![],
+            casts: vec![],
+            expressions: vec![],
+            filter,
+            directory,
+        }
     }
 
     /// A change stream.
@@ -102,6 +112,17 @@ impl Options {
     pub fn exclude(mut self, column: &str) -> Self {
         self.exclude.push(column.to_owned());
         self
+    }
+
+    /// What a source column is called in the lake; the last word counts.
+    pub fn written_as(mut self, column: &str, name: &str) -> Self {
+        self.written_as.push((column.to_owned(), name.to_owned()));
+        self
+    }
+
+    pub(super) fn name_in_lake<'a>(&'a self, column: &'a str) -> &'a str {
+        let found = self.written_as.iter().rfind(|(source, _)| source == column);
+        found.map_or(column, |(_, name)| name)
     }
 
     /// Compares a column as values of this type on both sides, instead of the column's own: for
