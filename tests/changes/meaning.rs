@@ -14,6 +14,7 @@ on_both!(f09_keys_that_change_and_swap, super::keys);
 on_both!(f10_truncates_between_inserts, super::truncates);
 on_both!(f13_partitions_that_come_and_go_between_runs, super::come_and_go_parts);
 on_both!(f13_partition_trees, super::partitions);
+on_both!(f13_partitions_are_attached_while_they_are_empty, super::attached_empty);
 on_both!(f14_large_and_rolled_back_transactions, super::large);
 on_both!(f05_what_the_log_does_not_tell_is_noticed_while_following, super::untold);
 on_both!(f13_a_new_partition_without_identity_is_told, super::new_partition);
@@ -234,6 +235,63 @@ async fn partitions(version: Version) {
     scene.sql("DROP TABLE p; CREATE TABLE p (id int, region text, n int, PRIMARY KEY (id, region)); INSERT INTO p VALUES (1, 'new', 1)").await;
     scene.sync().await;
     scene.assert_same("p").await;
+}
+
+async fn attached_empty(version: Version) {
+    let sql = "CREATE TABLE p (id int, day int, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (2); INSERT INTO p SELECT g, 1, 'n' FROM generate_series(1, 100) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["p"]).await;
+    let attach = async |part: &str, day: i32, rows: &str| {
+        let made = format!("CREATE TABLE {part} (LIKE p INCLUDING ALL); {rows};");
+        let range = format!("ALTER TABLE p ATTACH PARTITION {part} FOR VALUES FROM ({day}) TO ({})", day + 1);
+        scene.sql(&format!("{made} {range}")).await;
+    };
+    let again = |output: &lakeward_testkit::lakeward::Output| output.stderr.contains("read again");
+    scene.sync().await;
+    // Made ahead of their rows, as programs that care for partitions do.
+    attach("p2", 2, "").await;
+    attach("p3", 3, "").await;
+    assert!(!again(&scene.sync().await));
+    scene.sql("INSERT INTO p SELECT g, 2 + g % 2, 'm' FROM generate_series(200, 300) g; UPDATE p SET note = 'u' WHERE id % 5 = 0; UPDATE p SET day = 2 WHERE id < 5").await;
+    for _ in 0..2 {
+        assert!(!again(&scene.sync().await));
+        scene.assert_same("p").await;
+    }
+    // With rows, also below a partition that has none of its own, and one that was away for a while.
+    attach("p4", 4, "INSERT INTO p4 SELECT g, 4, 'old' FROM generate_series(400, 410) g").await;
+    assert!(again(&scene.sync().await));
+    scene.assert_same("p").await;
+    scene.sql("CREATE TABLE p5 (LIKE p INCLUDING ALL) PARTITION BY LIST (id); CREATE TABLE p5_1 PARTITION OF p5 DEFAULT; INSERT INTO p5 VALUES (500, 5, 'old'); ALTER TABLE p ATTACH PARTITION p5 FOR VALUES FROM (5) TO (6)").await;
+    assert!(again(&scene.sync().await));
+    scene.assert_same("p").await;
+    scene.sql("ALTER TABLE p DETACH PARTITION p3; UPDATE p3 SET note = 'away'; ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM (3) TO (4)").await;
+    assert!(again(&scene.sync().await));
+    scene.assert_same("p").await;
+
+    // While a run follows, which sees it between its looks at the catalog.
+    let run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
+    attach("p6", 6, "").await;
+    let noted = || {
+        let directory = scene.project.lake().join("_lakeward/public/p/commits");
+        let records = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let said = records.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+        said.filter(|record| record.contains("/parts")).count()
+    };
+    let before = noted();
+    let began = std::time::Instant::now();
+    while noted() == before {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "it was not noticed");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    scene.sql("INSERT INTO p SELECT g, 6, 'late' FROM generate_series(600, 650) g; DELETE FROM p WHERE id = 610; UPDATE p SET note = 'v' WHERE day = 6 AND id % 3 = 0").await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    let output = run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap();
+    output.assert_code(130);
+    assert!(!again(&output), "{}", output.stderr);
+    assert!(!again(&scene.sync().await));
+    scene.assert_same("p").await;
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
 }
 
 async fn large(version: Version) {

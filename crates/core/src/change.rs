@@ -135,6 +135,8 @@ pub enum ChangeEvent {
         stream: StreamId,
         /// What happened, in words.
         what: String,
+        /// Whether its place in the log says it too ([`CdcDriver::standing`]), and with it what is to be done.
+        placed: bool,
     },
 }
 

@@ -29,7 +29,9 @@ pub(crate) fn as_known(stream: &ConfiguredStream, before: &Definition) -> Result
         }
         let mut column = Column::new(known.name.as_str(), known.column_type.parse()?);
         column.identity.clear();
-        if !stream.schema.columns.iter().any(|now| known.is_of(&now.name)) {
+        let lost =
+            !known.identity.is_empty() && !stream.schema.columns.iter().any(|now| known.is_of(&now.name));
+        if lost {
             column.identity.clone_from(&known.identity);
             written_as.entry(known.source_name().to_owned()).or_insert_with(|| known.name.clone());
         }

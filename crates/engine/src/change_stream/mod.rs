@@ -68,6 +68,7 @@ enum Attempt {
     Changed {
         stream: StreamId,
         what: String,
+        placed: bool,
     },
 }
 
@@ -187,7 +188,7 @@ impl LogRun {
             }
             match attempt {
                 Ok(Attempt::Done) => return Ok(()),
-                Ok(Attempt::Changed { stream, what }) => {
+                Ok(Attempt::Changed { stream, what, placed }) => {
                     changes += 1;
                     if changes > CHANGES_WITHOUT_PROGRESS {
                         return Err(Error::new(ErrorKind::Schema, "the stream changes again and again")
@@ -199,7 +200,8 @@ impl LogRun {
                         stream: Some(stream.clone()),
                         message: format!("changed: {what}"),
                     });
-                    self.resolve_again(Some((&stream, what))).await.or_else(|error| self.leave_out(error))?;
+                    let changed = (!placed).then_some((&stream, what));
+                    self.resolve_again(changed).await.or_else(|error| self.leave_out(error))?;
                 }
                 Err(error) => match backoff.after(error, Retry::NewSession).await {
                     Ok(()) => {
@@ -466,7 +468,7 @@ impl From<ReadEnd> for Attempt {
     fn from(end: ReadEnd) -> Self {
         match end {
             ReadEnd::Reached | ReadEnd::Asked => Self::Done,
-            ReadEnd::Changed { stream, what } => Self::Changed { stream, what },
+            ReadEnd::Changed { stream, what, placed } => Self::Changed { stream, what, placed },
         }
     }
 }

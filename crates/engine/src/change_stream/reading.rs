@@ -26,7 +26,7 @@ pub(super) enum ReadEnd {
     /// It was asked to end. What came after the last checkpoint will be read again.
     Asked,
     /// A stream is no longer what it was.
-    Changed { stream: StreamId, what: String },
+    Changed { stream: StreamId, what: String, placed: bool },
 }
 
 /// What a reading needs.
@@ -74,8 +74,8 @@ impl Reading<'_> {
             let step = match event {
                 None => break Ok(ReadEnd::Reached),
                 Some(Err(error)) => break Err(error),
-                Some(Ok(ChangeEvent::Changed { stream, what })) => {
-                    break Ok(ReadEnd::Changed { stream, what });
+                Some(Ok(ChangeEvent::Changed { stream, what, placed })) => {
+                    break Ok(ReadEnd::Changed { stream, what, placed });
                 }
                 Some(Ok(ChangeEvent::Changes(stream, batch))) => match self.runs.get(&stream) {
                     Some(run) => {

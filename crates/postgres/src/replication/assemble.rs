@@ -146,9 +146,11 @@ fn mapped<'t>(
         Known::Foreign => Ok(None),
         Known::Mapped(mapping) => Ok(generation(mapping.table).map(|generation| (mapping, generation))),
         Known::Changed { table, .. } if generation(*table).is_none() => Ok(None),
-        Known::Changed { table, what } => {
-            Err(Halt::Changed(Change { stream: tables.tables[*table].stream.id.clone(), what: what.clone() }))
-        }
+        Known::Changed { table, what } => Err(Halt::Changed(Change {
+            stream: tables.tables[*table].stream.id.clone(),
+            what: what.clone(),
+            placed: false,
+        })),
     }
 }
 
@@ -299,7 +301,7 @@ impl Assembler {
                     continue;
                 }
                 let what = "one of its partitions was truncated".to_owned();
-                return Err(Halt::Changed(Change { stream: stream.id.clone(), what }));
+                return Err(Halt::Changed(Change { stream: stream.id.clone(), what, placed: false }));
             }
             let mut emit = Emit { tables, batches, transaction: *transaction, generation, size: 0 };
             emit.push(index, Op::Truncate, ordinal, |_| None, Unsent::default())?;

@@ -24,7 +24,7 @@ use super::phases::Phases;
 use super::reader::{Reader, Start, Work};
 use super::slot::{self, Place, blocking};
 use super::spill::InProgress;
-use super::tables::Tables;
+use super::tables::{Change, Tables};
 use super::{peek, prepare, publication};
 use crate::PostgresDriver;
 use crate::backfill::{self, Behind};
@@ -177,7 +177,8 @@ impl CdcDriver for PostgresDriver {
         let tables = match Tables::load(&self.connector, &names, streams, described).await? {
             Ok(tables) => tables,
             Err(change) => {
-                let event = ChangeEvent::Changed { stream: change.stream, what: change.what };
+                let Change { stream, what, placed } = change;
+                let event = ChangeEvent::Changed { stream, what, placed };
                 return Ok(stream::once(async { Ok(event) }).boxed());
             }
         };

@@ -2,7 +2,7 @@
 //!
 //! Guarantee: no table is published whose updates or deletes would then fail at the source.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use lakeward_core::{ConfiguredStream, Error, ErrorKind, Result, Standing, StreamId};
 use serde::Deserialize;
@@ -22,6 +22,12 @@ pub(crate) const GENERATED_VERSION: u32 = 18;
 /// again; attaching and detaching writes every column anew.
 pub(super) const MADE_AS_PARTITION: &str = "a.xmin = i.xmin AND EXISTS (SELECT FROM pg_catalog.pg_attribute u \
     WHERE u.attrelid = i.inhrelid AND u.attnum > 0 AND u.xmin = a.xmin AND u.cmin = a.cmin)";
+
+/// Whether `c`, a partition, has no page, and so had no row that is still there when it was attached. Its size is not asked for
+/// where that would wait for somebody who has locked it.
+const EMPTY: &str = "c.relkind = 'r' AND CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.relation = c.oid \
+    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) \
+    AND l.mode = 'AccessExclusiveLock') THEN false ELSE pg_catalog.pg_relation_size(c.oid) = 0 END";
 
 /// A table's place in a publication.
 #[derive(Debug, Clone)]
@@ -52,36 +58,68 @@ impl Member {
 }
 
 /// In a place, what stands between a table and its partitions: each its OID, and one that was attached, `:` and the
-/// transaction that did it. One that was made as a partition had no rows before.
+/// transaction that did it. One that was made as a partition had no rows before; nor had one that was attached and
+/// has no page now, which `:0` says.
 const PARTS: char = '|';
+
+/// A partition in a place.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    oid: &'a str,
+    attached: Option<&'a str>,
+    empty: bool,
+}
+
+impl<'a> Part<'a> {
+    fn read(part: &'a str) -> Self {
+        let mut fields = part.split(':');
+        let oid = fields.next().unwrap_or_default();
+        Self { oid, attached: fields.next(), empty: fields.next().is_some() }
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.oid == other.oid && self.attached == other.attached
+    }
+}
+
+/// The table of a place, and its partitions by OID, if it may have such.
+fn read(place: &str) -> (&str, Option<HashMap<&str, Part<'_>>>) {
+    let Some((table, parts)) = place.split_once(PARTS) else { return (place, None) };
+    let parts = parts.split(',').filter(|part| !part.is_empty()).map(Part::read);
+    (table, Some(parts.map(|part| (part.oid, part)).collect()))
+}
+
+/// Whether a partition was attached between two places of a table.
+pub(crate) fn has_attached(known: &str, now: &str) -> bool {
+    let ((_, then), (_, now)) = (read(known), read(now));
+    let (then, now) = (then.unwrap_or_default(), now.unwrap_or_default());
+    now.values().any(|part| part.attached.is_some() && !then.contains_key(part.oid))
+}
 
 /// What became of a table between two places of it.
 pub(crate) fn standing(known: &str, now: &str) -> Standing {
-    fn split(place: &str) -> (&str, Option<&str>) {
-        place.split_once(PARTS).map_or((place, None), |(table, parts)| (table, Some(parts)))
-    }
-    fn set(parts: &str) -> HashSet<&str> {
-        parts.split(',').filter(|part| !part.is_empty()).collect()
-    }
-    fn oid(part: &str) -> &str {
-        part.split_once(':').map_or(part, |(oid, _)| oid)
-    }
-    let ((table_then, then), (table_now, now)) = (split(known), split(now));
+    let ((table_then, then), (table_now, now)) = (read(known), read(now));
     if table_then != table_now {
         return Standing::interrupted();
     }
-    if then == now {
-        return Standing::Same;
-    }
-    let (Some(then), Some(now)) = (then.map(set), now.map(set)) else { return Standing::Grown };
-    if now.difference(&then).any(|part| part.contains(':')) {
+    let (then, now) = match (then, now) {
+        (Some(then), Some(now)) => (then, now),
+        (None, None) => return Standing::Same,
+        _ => return Standing::Grown,
+    };
+    let with_rows = |part: &Part<'_>| match then.get(part.oid) {
+        None => part.attached.is_some() && !part.empty,
+        // One that was none for a while.
+        Some(known) => part.attached.is_some() && !part.same(known),
+    };
+    if now.values().any(with_rows) {
         return Standing::Broken("a partition was attached, with the rows that it had".to_owned());
     }
-    let left: HashSet<&str> = now.iter().map(|part| oid(part)).collect();
-    match then.iter().all(|part| left.contains(oid(part))) {
-        true => Standing::Grown,
-        false => Standing::Shrunk,
+    if then.keys().any(|oid| !now.contains_key(oid)) {
+        return Standing::Shrunk;
     }
+    let same = then.len() == now.len() && now.values().all(|part| then[part.oid].same(part));
+    if same { Standing::Same } else { Standing::Grown }
 }
 
 /// The statement that makes a publication of tables.
@@ -226,9 +264,10 @@ async fn parts(connection: &Connection, tables: &[u32]) -> Result<HashMap<u32, V
         "WITH RECURSIVE tree(root, oid, part) AS (SELECT c.oid, c.oid, NULL::text FROM pg_catalog.pg_class c \
            WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'p' \
          UNION ALL SELECT t.root, i.inhrelid, i.inhrelid::text || CASE WHEN {MADE_AS_PARTITION} THEN '' \
-             ELSE ':' || i.xmin::text END FROM tree t \
+             ELSE ':' || i.xmin::text || CASE WHEN {EMPTY} THEN ':0' ELSE '' END END FROM tree t \
            JOIN pg_catalog.pg_class p ON p.oid = t.oid AND p.relkind = 'p' \
            JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
+           JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid \
            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.attnum = -1) \
          SELECT root, coalesce(array_agg(part ORDER BY oid) FILTER (WHERE part IS NOT NULL), '{{}}') FROM tree GROUP BY 1"
     );

@@ -10,6 +10,7 @@ use super::lsn::{LogPosition, Lsn};
 use super::pgoutput::{Body, parse};
 use super::phases::Phases;
 use super::spill::InProgress;
+use super::tables::Change;
 use crate::reports::Report;
 use crate::wire::{LogMessage, LogReader};
 
@@ -64,7 +65,8 @@ impl Reader {
             Ok(()) => Ok(()),
             Err(Halt::Failed(error)) => Err(error),
             Err(Halt::Changed(change)) => {
-                let event = ChangeEvent::Changed { stream: change.stream, what: change.what };
+                let Change { stream, what, placed } = change;
+                let event = ChangeEvent::Changed { stream, what, placed };
                 self.work.assembler.batches.outlet().send(event)
             }
         };

@@ -80,6 +80,8 @@ pub(super) struct Mapping {
 pub(super) struct Change {
     pub(super) stream: StreamId,
     pub(super) what: String,
+    /// Whether the stream's place says it too.
+    pub(super) placed: bool,
 }
 
 /// All streams that are followed.
@@ -146,7 +148,7 @@ impl Tables {
             .collect();
         let (mut tables, mut by_oid) = (Vec::with_capacity(streams.len()), HashMap::new());
         for stream in streams {
-            let change = |what: String| Change { stream: stream.id.clone(), what };
+            let change = |what: String| Change { stream: stream.id.clone(), what, placed: false };
             let Some(now) = found.remove(&stream.id) else {
                 return Ok(Err(change("the table is gone".to_owned())));
             };
@@ -211,7 +213,10 @@ impl Tables {
         let places = self.places_now().await?;
         for (index, table) in self.tables.iter().enumerate() {
             let stream = &table.stream;
-            let changed = |what: &str| Ok(Some(Change { stream: stream.id.clone(), what: what.to_owned() }));
+            let change = |what: &str, placed| {
+                Ok(Some(Change { stream: stream.id.clone(), what: what.to_owned(), placed }))
+            };
+            let changed = |what: &str| change(what, false);
             let Some((name, columns)) = found.get(&table.oid).filter(|(name, _)| *name == stream.id) else {
                 return changed("its name stands for another table, or for none");
             };
@@ -231,10 +236,14 @@ impl Tables {
                 return changed(what);
             }
             let now = places.get(name).map(String::as_str).unwrap_or_default();
-            if let Some(before) = self.places.get(name)
-                && let Standing::Broken(why) = publication::standing(before, now)
-            {
-                return changed(&why);
+            let Some(before) = self.places.get(name) else { continue };
+            match publication::standing(before, now) {
+                Standing::Broken(why) => return changed(&why),
+                // Once it has rows, nothing tells that it had none when it was attached.
+                Standing::Grown if publication::has_attached(before, now) => {
+                    return change("an empty partition was attached", true);
+                }
+                _ => {}
             }
         }
         self.places = places;

@@ -183,7 +183,7 @@ impl Pipeline {
                     boundaries.push(boundary);
                 }
                 ChangeEvent::Resting(_) => {}
-                ChangeEvent::Changed { stream, what } => {
+                ChangeEvent::Changed { stream, what, .. } => {
                     return Err(Error::new(lakeward_core::ErrorKind::Schema, what).at("stream", stream));
                 }
             }
