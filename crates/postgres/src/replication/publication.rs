@@ -469,3 +469,38 @@ pub(crate) async fn join(
     let after = members(connection, names).await?;
     Ok(member(&after, names, stream).map(|member| member.place(names)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_partitions_is_told_by_two_places() {
+        let broken = |known, now| matches!(standing(known, now), Standing::Broken(_));
+        for (known, now, expected) in [
+            ("t", "t", Standing::Same),
+            ("t|", "t|", Standing::Same),
+            ("t|7,8", "t|8,7", Standing::Same),
+            ("t|7:50:0", "t|7:50", Standing::Same),
+            ("t|7", "t|7,8", Standing::Grown),
+            ("t|7", "t|7,8:50:0", Standing::Grown),
+            // It is not known what there was before.
+            ("t", "t|7", Standing::Grown),
+            ("t|7,8:50", "t|8:50", Standing::Shrunk),
+            ("t|7", "t|8", Standing::Shrunk),
+        ] {
+            assert_eq!(standing(known, now), expected, "{known} to {now}");
+        }
+        for (known, now) in [
+            ("t", "u"),
+            ("t|7", "t|7,8:50"),
+            // Away for a while, and back: with what, the log does not say.
+            ("t|7:50", "t|7:60"),
+            ("t|7", "t|7:60"),
+            ("t|7:50:0", "t|7:60:0"),
+        ] {
+            assert!(broken(known, now), "{known} to {now}");
+        }
+        assert!(has_attached("t|7", "t|7,8:50:0") && !has_attached("t|7,8:50:0", "t|7,8:50,9"));
+    }
+}
