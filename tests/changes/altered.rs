@@ -16,6 +16,9 @@ on_both!(f12_types_that_are_one_at_the_destination, super::one_at_the_destinatio
 on_both!(columns_are_left_out_once, super::left_out);
 on_both!(f12_types_that_get_wider_keep_the_history, super::wider);
 on_both!(f12_other_types_get_columns_of_their_own, super::other_types);
+on_both!(f12_composite_types_get_and_lose_attributes, super::composites);
+on_both!(f12_names_that_differ_in_case_from_others, super::cases);
+on_both!(f46_the_history_of_large_rows_is_rewritten, super::large_rows);
 
 async fn columns(version: Version) {
     let sql = "CREATE TABLE t (id int PRIMARY KEY, a int, b text); INSERT INTO t SELECT g, g, 'b' FROM generate_series(1, 100) g";
@@ -466,4 +469,52 @@ async fn other_types(version: Version) {
     let output = scene.run(&[]).await;
     output.assert_code(5);
     assert!(output.stderr.contains(r#"column \"v\" was int32, is text"#), "{}", output.stderr);
+}
+
+async fn composites(version: Version) {
+    let sql = "CREATE TYPE part AS (x int, y int); CREATE TYPE pair AS (a int, b part); CREATE DOMAIN pairs AS pair[];
+        CREATE TABLE keyed (id part PRIMARY KEY, note text); CREATE TABLE t (id int PRIMARY KEY, v pair, l pairs); CREATE TABLE other (id int PRIMARY KEY);
+        INSERT INTO keyed VALUES ('(1,2)', 'a'), ('(3,4)', 'b'); INSERT INTO t VALUES (1, '(1,\"(2,3)\")', ARRAY['(1,\"(2,3)\")'::pair]), (2, NULL, NULL); INSERT INTO other VALUES (1)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["keyed", "t", "other"]).await;
+    scene.sync().await;
+    for alter in ["ADD ATTRIBUTE z int", "DROP ATTRIBUTE y"] {
+        scene.sql(&format!("ALTER TYPE part {alter} CASCADE; UPDATE keyed SET note = note || 'c' WHERE (id).x = 1; DELETE FROM keyed WHERE (id).x = 3; INSERT INTO t VALUES ((SELECT max(id) + 1 FROM t), NULL, NULL)")).await;
+        let output = scene.sync().await;
+        let again = output.stderr.matches("all rows are read again").count();
+        assert_eq!(again, 2, "{}", output.stderr);
+        for table in ["keyed", "t", "other"] {
+            scene.assert_same(table).await;
+        }
+    }
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
+    assert!(!scene.sync().await.stderr.contains("read again"));
+}
+
+async fn cases(version: Version) {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v int, \"V__V2\" text); CREATE TABLE renamed (id int PRIMARY KEY, v int);
+        INSERT INTO t VALUES (1, 1, 'a'), (2, 2, 'b'); INSERT INTO renamed VALUES (1, 1), (2, 2)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t", "renamed"]).await;
+    scene.sync().await;
+    scene.sql("ALTER TABLE t ALTER v TYPE text; UPDATE t SET v = 'x' WHERE id = 1; ALTER TABLE renamed RENAME v TO \"V\"; UPDATE renamed SET \"V\" = 5 WHERE id = 1").await;
+    scene.sync().await;
+    scene.assert_same_as("t", &Options::cdc().written_as("v", "v__v3")).await;
+    scene.assert_same_as("renamed", &Options::cdc().written_as("V", "V__v2")).await;
+    // DuckDB does not tell names apart that differ only in case.
+    assert_eq!(scene.asked_of_view("t", "count(v__v3)").await, "[(2,)]");
+    assert_eq!(scene.asked_of_view("renamed", "sum(V__v2)").await, "[(7,)]");
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
+}
+
+async fn large_rows(version: Version) {
+    let sql =
+        "CREATE TABLE t (id int PRIMARY KEY, v int, b text); ALTER TABLE t ALTER b SET STORAGE EXTERNAL;
+        INSERT INTO t SELECT g, g, repeat(md5(g::text), 200000) FROM generate_series(1, 60) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    scene.run(&["--memory-limit", "64MiB"]).await.assert_ok();
+    scene.sql("ALTER TABLE t ALTER v TYPE bigint").await;
+    let output = scene.run(&["--memory-limit", "64MiB"]).await;
+    output.assert_ok();
+    // A row is 6 MiB, and what is written of it is held beside it.
+    assert!(output.peak_rss_bytes < 96 << 20, "{} MiB", output.peak_rss_bytes >> 20);
+    scene.assert_same("t").await;
 }

@@ -58,10 +58,15 @@ fn names_in_files(stream: &ConfiguredStream, before: &Definition) -> BTreeMap<St
             continue;
         }
         let fits = |name: &String| {
+            // Some engines do not tell names apart that differ only in case.
+            let (plain, folded) = (*name == column.name, name.to_lowercase());
+            let alike = |other: &str| other != name && other.to_lowercase() == folded;
+            let others = !plain && columns.iter().any(|other| other.name == *name || alike(&other.name));
+            let taken = others || names.values().any(|taken| taken == name || alike(taken));
             let known = before.columns.iter().find(|known| known.name == *name);
-            let others = name != &column.name && stream.schema.column(name).is_some();
-            let taken = others || names.values().any(|taken| taken == name);
-            !taken && known.is_none_or(|known| reads_as(stream, before, known, column))
+            !taken
+                && !before.columns.iter().any(|known| alike(&known.name))
+                && known.is_none_or(|known| reads_as(stream, before, known, column))
         };
         let later = (2..).map(|version: u32| format!("{}__v{version}", column.name));
         if let Some(name) = std::iter::once(column.name.clone()).chain(later).find(fits) {

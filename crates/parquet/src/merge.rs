@@ -27,7 +27,7 @@ use crate::config::Settings;
 use crate::durable::{remove_file, sync_dir};
 use crate::encoding::{Encoder, OP, SEQ};
 use crate::read::{damaged, open, read_error, verify};
-use crate::staged::StagedFile;
+use crate::staged::{DECODED, StagedFile};
 
 /// Decoded bytes that are read, or handed to the encoder, at once.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -128,7 +128,7 @@ impl Merge {
         cancel: &CancellationToken,
     ) -> Result<Self> {
         let mut fields: Vec<Field> = Vec::new();
-        let (mut reading, mut encoding) = (0, 0);
+        let (mut reading, mut row, mut encoding) = (0, 0, 0);
         let mut order = Vec::with_capacity(choice.inputs.len());
         // The newest first: its columns come in the order of now, and what only older ones have comes behind.
         for input in choice.inputs.iter().rev() {
@@ -155,7 +155,9 @@ impl Merge {
                 .row_groups()
                 .iter()
                 .map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0).min(columns * COLUMN_BYTES));
-            reading = reading.max(pages.max().unwrap_or(0));
+            // A page has a value at least, and is held beside what is decoded of it.
+            reading = reading.max(pages.max().unwrap_or(0).max(row_bytes(metadata)));
+            row = row.max(row_bytes(metadata));
             encoding += decoded_bytes(metadata);
             order.push((first_sequence(metadata), input.clone(), noted(metadata, POSITION)));
         }
@@ -178,7 +180,7 @@ impl Merge {
         let order = order.into_iter().map(|(_, input, _)| input).collect();
         encoding += fields.len() as u64 * ENCODER_BYTES;
         // A batch as it is read, those that wait for the encoder, and both as one.
-        reading += 4 * BATCH_BYTES.min(encoding);
+        reading += 4 * BATCH_BYTES.max(row).min(encoding);
         let share = (budget.total() / BUDGET_SHARE).clamp(1, MAX_ROW_GROUP_BYTES);
         let share = usize::try_from(encoding).unwrap_or(usize::MAX).min(share);
         let reading = usize::try_from(reading).unwrap_or(usize::MAX);
@@ -239,8 +241,11 @@ fn first_sequence(metadata: &ParquetMetaData) -> Option<Vec<u8>> {
     columns.filter_map(|column| column.statistics()?.min_bytes_opt().map(<[u8]>::to_vec)).min()
 }
 
-/// Bytes of all values as they are in memory.
+/// Bytes of all values as they are in memory, at least as far as the file tells.
 fn decoded_bytes(metadata: &ParquetMetaData) -> u64 {
+    if let Some(noted) = noted(metadata, DECODED).and_then(|bytes| bytes.parse().ok()) {
+        return noted;
+    }
     let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
     columns
         .map(|column| {
@@ -253,10 +258,16 @@ fn decoded_bytes(metadata: &ParquetMetaData) -> u64 {
                 Type::BYTE_ARRAY => 4,
                 Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(column.column_descr().type_length()).unwrap_or(0),
             };
-            let text = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+            let text = column.unencoded_byte_array_data_bytes().unwrap_or_else(|| column.uncompressed_size());
             values * of_each + u64::try_from(text).unwrap_or(0)
         })
         .sum()
+}
+
+/// Bytes of a row of average size in memory.
+fn row_bytes(metadata: &ParquetMetaData) -> u64 {
+    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+    decoded_bytes(metadata) / rows.max(1)
 }
 
 /// Rows of a file that take about [`BATCH_BYTES`] in memory.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use lakeward_core::{Error, Result, failpoint};
 use parquet::arrow::ArrowWriter;
@@ -24,8 +24,14 @@ pub(crate) struct StagedFile {
     writer: Option<ArrowWriter<Hashed>>,
     path: PathBuf,
     rows: u64,
+    /// Bytes of all values as they are in memory.
+    decoded: usize,
     finished: bool,
 }
+
+/// What the footer says of how many bytes all values take in memory: a reader has to know it beforehand, and Parquet has it
+/// only of columns with statistics.
+pub(crate) const DECODED: &str = "lakeward.decoded_bytes";
 
 /// A file that is whole and synced.
 pub(crate) struct Finished {
@@ -68,11 +74,12 @@ impl StagedFile {
         let target = Hashed { file, hash: Sha256::new(), bytes: 0 };
         let writer = ArrowWriter::try_new(target, schema.clone(), Some(properties.as_ref().clone()))
             .map_err(|e| parquet_error(&path, e))?;
-        Ok(Self { writer: Some(writer), path, rows: 0, finished: false })
+        Ok(Self { writer: Some(writer), path, rows: 0, decoded: 0, finished: false })
     }
 
     pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         self.rows += rows.num_rows() as u64;
+        self.decoded += rows.columns().iter().map(slice_bytes).sum::<usize>();
         match &mut self.writer {
             Some(writer) => writer.write(rows).map_err(|e| parquet_error(&self.path, e)),
             None => Ok(()),
@@ -109,6 +116,7 @@ impl StagedFile {
 
     /// Writes the footer and syncs.
     pub(crate) fn finish(mut self) -> Result<Finished> {
+        self.note(DECODED, self.decoded.to_string());
         let Some(writer) = self.writer.take() else {
             return Err(Error::bug("a file was finished twice"));
         };
@@ -124,6 +132,11 @@ impl StagedFile {
             sha256: hex(&target.hash.finalize()),
         })
     }
+}
+
+fn slice_bytes(column: &ArrayRef) -> usize {
+    // It fails for types alone that no column has.
+    column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
 }
 
 impl Drop for StagedFile {

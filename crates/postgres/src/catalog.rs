@@ -247,7 +247,9 @@ const USED_TYPES: &str = "WITH RECURSIVE used(oid) AS (SELECT unnest($1::oid[]) 
 const TYPE_ROW: &str = "t.oid, t.typtype, t.typbasetype, t.typtypmod, \
     CASE WHEN t.typoutput = 'pg_catalog.array_out'::regproc AND e.typdelim = ',' \
       THEN t.typelem ELSE 0::oid END, \
-    t.typtype = 'e' OR (t.typsend = 'pg_catalog.textsend'::regproc) OR (t.typname = 'citext' AND t.typsend <> 0)";
+    t.typtype = 'e' OR (t.typsend = 'pg_catalog.textsend'::regproc) OR (t.typname = 'citext' AND t.typsend <> 0), \
+    coalesce((SELECT string_agg(a.attnum || ':' || a.atttypid || ':' || a.atttypmod, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a \
+      WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped), '')";
 
 /// The types that the server brings with it.
 pub(crate) async fn own_types(connection: &Connection) -> Result<Types> {
@@ -283,6 +285,7 @@ fn type_row(row: &Row) -> (u32, TypeRow) {
         typmod: row.get(3),
         element: row.get(4),
         sends_text: row.get(5),
+        attributes: row.get(6),
     };
     (row.get(0), facts)
 }

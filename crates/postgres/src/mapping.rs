@@ -19,6 +19,8 @@ pub(crate) struct TypeRow {
     pub(crate) element: u32,
     /// Whether its binary form is its text.
     pub(crate) sends_text: bool,
+    /// A composite's attributes, `,` between them: each its number, `:`, its type, `:`, its modifier. Else empty.
+    pub(crate) attributes: String,
 }
 
 /// All types that a set of columns uses, by OID, with what they are made of.
@@ -52,6 +54,22 @@ pub(crate) fn stored_as(type_oid: u32, typmod: i32) -> String {
         (_, ..0) => type_oid.to_string(),
         _ => format!("{type_oid}:{typmod}"),
     }
+}
+
+/// The same with what composite types in it consist of: a value of those prints as many fields as its type has now.
+pub(crate) fn stored_with_parts(types: &Types, type_oid: u32, typmod: i32) -> String {
+    let mut stored = stored_as(type_oid, typmod);
+    let mut open = vec![type_oid];
+    while let Some(type_oid) = open.pop() {
+        let Some(facts) = types.get(&type_oid) else { continue };
+        open.extend([facts.base, facts.element].into_iter().filter(|oid| *oid != 0));
+        if !facts.attributes.is_empty() {
+            stored.push_str(&format!("({})", facts.attributes));
+            let parts = facts.attributes.split(',').filter_map(|part| part.split(':').nth(1)?.parse().ok());
+            open.extend(parts.collect::<Vec<u32>>());
+        }
+    }
+    stored
 }
 
 /// `char(n)`'s and so on OIDs are fixed in the server's sources (`pg_type.dat`) and never change.
@@ -195,7 +213,14 @@ mod tests {
     use super::*;
 
     fn row(kind: u8) -> TypeRow {
-        TypeRow { kind: kind as i8, base: 0, typmod: -1, element: 0, sends_text: false }
+        TypeRow {
+            kind: kind as i8,
+            base: 0,
+            typmod: -1,
+            element: 0,
+            sends_text: false,
+            attributes: String::new(),
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ async fn describe_sized(
                     stored_as: match column.unlogged {
                         // Changes had no value of it: one that is an ordinary column later is another.
                         true => format!("computed {}", column.type_oid),
-                        false => mapping::stored_as(column.type_oid, column.typmod),
+                        false => mapping::stored_with_parts(&types, column.type_oid, column.typmod),
                     },
                     nullable: !column.not_null,
                     generated: column.generated,
