@@ -105,8 +105,7 @@ fn reads_as(stream: &ConfiguredStream, before: &Definition, known: &DefinedColum
     }
     // The names of partition directories are made of the values, which a rewritten file does not leave.
     let now = stream.partition.iter().any(|field| field.column == column.name);
-    let mut then = before.partition.iter().filter_map(|field| field.parse::<PartitionField>().ok());
-    let partitions = now || then.any(|field| field.column == known.name);
+    let partitions = now || fields(before).any(|field| field.column == known.name);
     let known = known.column_type.parse::<ColumnType>();
     !partitions && known.is_ok_and(|known| known.widens_to(&column.column_type))
 }
@@ -185,13 +184,17 @@ pub(crate) fn evolution(
     }
 }
 
+/// How a generation's files are laid out in directories.
+fn fields(before: &Definition) -> impl Iterator<Item = PartitionField> {
+    before.partition.iter().filter_map(|field| field.parse().ok())
+}
+
 /// Key, cursor and partition of a generation, by the names that the source has for their columns.
 fn at_source(before: &Definition) -> (Vec<&str>, Vec<&str>, Vec<PartitionField>) {
     fn named<'a>(before: &'a Definition, columns: &'a [String]) -> Vec<&'a str> {
         columns.iter().map(|column| before.source_name(column)).collect()
     }
-    let fields = before.partition.iter().filter_map(|field| field.parse::<PartitionField>().ok());
-    let partition = fields.map(|field| PartitionField {
+    let partition = fields(before).map(|field| PartitionField {
         column: before.source_name(&field.column).to_owned(),
         transform: field.transform,
     });

@@ -156,8 +156,8 @@ impl Merge {
                 .iter()
                 .map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0).min(columns * COLUMN_BYTES));
             // A page has a value at least, and is held beside what is decoded of it.
-            reading = reading.max(pages.max().unwrap_or(0).max(row_bytes(metadata)));
             row = row.max(row_bytes(metadata));
+            reading = reading.max(pages.max().unwrap_or(0)).max(row);
             encoding += decoded_bytes(metadata);
             order.push((first_sequence(metadata), input.clone(), noted(metadata, POSITION)));
         }

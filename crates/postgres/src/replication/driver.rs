@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use lakeward_core::{
-    CdcDriver, ChangeEvent, ChangeMode, ChangeRequest, ChangeScope, ChangeStream, ConfiguredStream, Error,
-    ErrorKind, Lag, Position, Prepared, ReadContext, Result, ResultExt, Session, Standing, Stream, StreamId,
-    StreamPhase, Until,
+    CdcDriver, ChangeMode, ChangeRequest, ChangeScope, ChangeStream, ConfiguredStream, Error, ErrorKind, Lag,
+    Position, Prepared, ReadContext, Result, ResultExt, Session, Standing, Stream, StreamId, StreamPhase,
+    Until,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ use super::phases::Phases;
 use super::reader::{Reader, Start, Work};
 use super::slot::{self, Place, blocking};
 use super::spill::InProgress;
-use super::tables::{Change, Tables};
+use super::tables::Tables;
 use super::{peek, prepare, publication};
 use crate::PostgresDriver;
 use crate::backfill::{self, Behind};
@@ -177,9 +177,7 @@ impl CdcDriver for PostgresDriver {
         let tables = match Tables::load(&self.connector, &names, streams, described).await? {
             Ok(tables) => tables,
             Err(change) => {
-                let Change { stream, what, placed } = change;
-                let event = ChangeEvent::Changed { stream, what, placed };
-                return Ok(stream::once(async { Ok(event) }).boxed());
+                return Ok(stream::once(async { Ok(change.into()) }).boxed());
             }
         };
         let (log, writer) = self.follow(&connection, &names, from).await?;

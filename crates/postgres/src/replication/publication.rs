@@ -63,37 +63,27 @@ impl Member {
 const PARTS: char = '|';
 
 /// A partition in a place.
-#[derive(Clone, Copy)]
 struct Part<'a> {
-    oid: &'a str,
     attached: Option<&'a str>,
     empty: bool,
-}
-
-impl<'a> Part<'a> {
-    fn read(part: &'a str) -> Self {
-        let mut fields = part.split(':');
-        let oid = fields.next().unwrap_or_default();
-        Self { oid, attached: fields.next(), empty: fields.next().is_some() }
-    }
-
-    fn same(&self, other: &Self) -> bool {
-        self.oid == other.oid && self.attached == other.attached
-    }
 }
 
 /// The table of a place, and its partitions by OID, if it may have such.
 fn read(place: &str) -> (&str, Option<HashMap<&str, Part<'_>>>) {
     let Some((table, parts)) = place.split_once(PARTS) else { return (place, None) };
-    let parts = parts.split(',').filter(|part| !part.is_empty()).map(Part::read);
-    (table, Some(parts.map(|part| (part.oid, part)).collect()))
+    let parts = parts.split(',').filter(|part| !part.is_empty()).map(|part| {
+        let mut fields = part.split(':');
+        let oid = fields.next().unwrap_or_default();
+        (oid, Part { attached: fields.next(), empty: fields.next().is_some() })
+    });
+    (table, Some(parts.collect()))
 }
 
 /// Whether a partition was attached between two places of a table.
 pub(crate) fn has_attached(known: &str, now: &str) -> bool {
     let ((_, then), (_, now)) = (read(known), read(now));
     let (then, now) = (then.unwrap_or_default(), now.unwrap_or_default());
-    now.values().any(|part| part.attached.is_some() && !then.contains_key(part.oid))
+    now.iter().any(|(oid, part)| part.attached.is_some() && !then.contains_key(oid))
 }
 
 /// What became of a table between two places of it.
@@ -107,18 +97,18 @@ pub(crate) fn standing(known: &str, now: &str) -> Standing {
         (None, None) => return Standing::Same,
         _ => return Standing::Grown,
     };
-    let with_rows = |part: &Part<'_>| match then.get(part.oid) {
+    let with_rows = |(oid, part): (&&str, &Part<'_>)| match then.get(oid) {
         None => part.attached.is_some() && !part.empty,
         // One that was none for a while.
-        Some(known) => part.attached.is_some() && !part.same(known),
+        Some(known) => part.attached.is_some() && part.attached != known.attached,
     };
-    if now.values().any(with_rows) {
+    if now.iter().any(with_rows) {
         return Standing::Broken("a partition was attached, with the rows that it had".to_owned());
     }
     if then.keys().any(|oid| !now.contains_key(oid)) {
         return Standing::Shrunk;
     }
-    let same = then.len() == now.len() && now.values().all(|part| then[part.oid].same(part));
+    let same = then.len() == now.len() && now.iter().all(|(oid, part)| then[oid].attached == part.attached);
     if same { Standing::Same } else { Standing::Grown }
 }
 

@@ -10,7 +10,6 @@ use super::lsn::{LogPosition, Lsn};
 use super::pgoutput::{Body, parse};
 use super::phases::Phases;
 use super::spill::InProgress;
-use super::tables::Change;
 use crate::reports::Report;
 use crate::wire::{LogMessage, LogReader};
 
@@ -64,11 +63,7 @@ impl Reader {
         let result = match self.read() {
             Ok(()) => Ok(()),
             Err(Halt::Failed(error)) => Err(error),
-            Err(Halt::Changed(change)) => {
-                let Change { stream, what, placed } = change;
-                let event = ChangeEvent::Changed { stream, what, placed };
-                self.work.assembler.batches.outlet().send(event)
-            }
+            Err(Halt::Changed(change)) => self.work.assembler.batches.outlet().send(change.into()),
         };
         // Nobody listens any more where the stream was dropped.
         let _ = self.work.assembler.batches.outlet().sender.blocking_send(Report::End(result));

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lakeward_core::{
-    ConfiguredStream, Error, ErrorKind, OnPartitionChange, Result, Standing, StreamId, keeps_values,
+    ChangeEvent, ConfiguredStream, Error, ErrorKind, OnPartitionChange, Result, Standing, StreamId,
+    keeps_values,
 };
 use tokio::time::Instant;
 
@@ -82,6 +83,13 @@ pub(super) struct Change {
     pub(super) what: String,
     /// Whether the stream's place says it too.
     pub(super) placed: bool,
+}
+
+impl From<Change> for ChangeEvent {
+    fn from(change: Change) -> Self {
+        let Change { stream, what, placed } = change;
+        Self::Changed { stream, what, placed }
+    }
 }
 
 /// All streams that are followed.
