@@ -12,12 +12,14 @@ on_both!(f11_what_is_undone_before_it_is_read, super::undone);
 on_both!(f11_columns_that_come_and_go_under_one_name, super::come_and_go);
 on_both!(f11_names_swapped_in_partitions, super::swapped_in_partitions);
 on_both!(f11_a_dropped_column_of_rows_without_a_key, super::dropped_without_key);
+on_both!(f11_what_is_done_about_a_change_is_the_users_choice, super::chosen);
 on_both!(f12_types_that_are_one_at_the_destination, super::one_at_the_destination);
 on_both!(columns_are_left_out_once, super::left_out);
 on_both!(f12_types_that_get_wider_keep_the_history, super::wider);
 on_both!(f12_other_types_get_columns_of_their_own, super::other_types);
 on_both!(f12_composite_types_get_and_lose_attributes, super::composites);
 on_both!(f12_names_that_differ_in_case_from_others, super::cases);
+on_both!(a_mode_that_is_changed_back_leaves_the_history, super::changed_back);
 on_both!(f46_the_history_of_large_rows_is_rewritten, super::large_rows);
 
 async fn columns(version: Version) {
@@ -192,6 +194,65 @@ async fn dropped_without_key(version: Version) {
     assert!(!scene.sync().await.stderr.contains("read again"));
     scene.assert_same("t").await;
     assert_eq!(scene.asked_of_view("t", "a, b").await, "[(2, 'z'), (2, 'z')]");
+}
+
+/// One table reads all rows again at a change, another one stops, and a third goes its way.
+async fn chosen(version: Version) {
+    let tables = ["again", "refuses", "evolves"];
+    let make = |table| {
+        format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, a int, b text); INSERT INTO {table} SELECT g, g, 'b' || g FROM generate_series(1, 50) g;"
+        )
+    };
+    let scene = Followed::new(&PgServer::shared(version), &tables.map(make).concat(), &tables).await;
+    let choose = |table: &str, policy: &str| {
+        scene.project.select(table, json!({ "sync_mode": "cdc", "on_schema_change": policy })).unwrap();
+    };
+    choose("again", "resnapshot");
+    scene.sync().await;
+    for (round, change) in [
+        "ADD COLUMN c int",
+        "ADD COLUMN d int DEFAULT 7",
+        "RENAME COLUMN a TO z",
+        "DROP COLUMN b, ADD COLUMN b text",
+        "ALTER COLUMN z TYPE bigint",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        choose("refuses", "fail");
+        let before = scene.asked_of_view("refuses", "count(*), max(id)").await;
+        for table in tables {
+            let id = 100 + round;
+            scene
+                .sql(&format!(
+                    "ALTER TABLE {table} {change}; INSERT INTO {table} (id) VALUES ({id}); UPDATE {table} SET id = -id WHERE id = {round} + 1"
+                ))
+                .await;
+        }
+        let output = scene.run(&[]).await;
+        output.assert_code(5);
+        let failed = output.events_of("stream_failed");
+        let streams: Vec<_> = failed.iter().map(|event| event["stream"].as_str().unwrap()).collect();
+        assert_eq!(streams, ["public.refuses"], "{change}: {}", output.stderr);
+        assert!(
+            output.stderr.contains("set on_schema_change to evolve or resnapshot"),
+            "{change}: {}",
+            output.stderr
+        );
+        let read_again = output.events_of("warning").iter().any(|event| {
+            event["stream"] == "public.again"
+                && event["message"].as_str().unwrap().starts_with("all rows are read again")
+        });
+        assert!(read_again, "{change}: {}", output.stderr);
+        scene.assert_same("again").await;
+        scene.assert_same("evolves").await;
+        assert_eq!(scene.asked_of_view("refuses", "count(*), max(id)").await, before, "{change}");
+
+        choose("refuses", "evolve");
+        scene.sync().await;
+        scene.assert_same("refuses").await;
+    }
 }
 
 async fn one_at_the_destination(version: Version) {
@@ -502,6 +563,45 @@ async fn cases(version: Version) {
     // DuckDB does not tell names apart that differ only in case.
     assert_eq!(scene.asked_of_view("t", "count(v__v3)").await, "[(2,)]");
     assert_eq!(scene.asked_of_view("renamed", "sum(V__v2)").await, "[(7,)]");
+    scene.project.run(&["verify"]).await.unwrap().assert_ok();
+}
+
+/// A generation that was begun and not ended is nothing to readers, and nothing to the one behind it.
+async fn changed_back(version: Version) {
+    if !cfg!(feature = "failpoints") {
+        return;
+    }
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v int, w int); INSERT INTO t SELECT g, g, g FROM generate_series(1, 2000) g";
+    let mut scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    scene.sync().await;
+    scene.sql("UPDATE t SET v = v + 1 WHERE id < 30; DELETE FROM t WHERE id % 10 = 0").await;
+    scene.sync().await;
+    let lake = scene.project.lake();
+    let said = "SELECT string_agg(concat_ws('|', id, v, w, _lw_op), ';' ORDER BY _lw_seq, id), count(*) FROM log WHERE _lw_seq < '000002'";
+    let before = ask(&lake, "t", said).await.unwrap();
+    let counted = scene.asked_of_view("t", "count(*), sum(v)").await;
+
+    for (mode, sql) in [
+        ("full_refresh", "ALTER TABLE t ALTER w TYPE text"),
+        ("incremental", "ALTER TABLE t DROP COLUMN w; ALTER TABLE t ADD COLUMN w boolean"),
+    ] {
+        scene.sql(sql).await;
+        scene.project.select("t", json!({ "sync_mode": mode, "cursor_field": "id" })).unwrap();
+        // The generation is begun, and one of its chunks stands.
+        scene.project.abort_at("parquet-record-linked", 6);
+        let killed = scene.run(&["--chunk-size", "16KiB"]).await;
+        scene.project.clear_failpoints();
+        assert!(killed.signal.is_some() && killed.stderr.contains("chunk_committed"), "{}", killed.stderr);
+        assert_eq!(scene.asked_of_view("t", "count(*), sum(v)").await, counted, "{mode}");
+        read_everywhere(&lake, "t").await.unwrap().assert_same();
+    }
+    scene.project.select("t", json!({ "sync_mode": "cdc" })).unwrap();
+    let plan = scene.run(&["--dry-run"]).await;
+    assert!(plan.stdout.contains("was begun as something else"), "{}", plan.stdout);
+    scene.sync().await;
+    scene.assert_same_as("t", &Options::cdc().written_as("w", "w__v2")).await;
+    read_everywhere(&lake, "t").await.unwrap().assert_same();
+    assert_eq!(ask(&lake, "t", said).await.unwrap(), before);
     scene.project.run(&["verify"]).await.unwrap().assert_ok();
 }
 

@@ -22,7 +22,6 @@ pub fn stream(columns: Vec<Column>) -> Arc<ConfiguredStream> {
         written_as: Default::default(),
         left_out: Vec::new(),
         columns_made: None,
-        replaces_history: false,
         system: SystemColumns::default(),
         key: vec!["id".to_owned()],
         cursor: None,

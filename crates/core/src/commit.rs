@@ -35,9 +35,6 @@ pub struct Definition {
     /// How many columns the source had ever given the stream: of those that came and went since, the log has values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns_made: Option<u32>,
-    /// Whether the generation replaces the history that it would otherwise be added to.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub replaces_history: bool,
 }
 
 /// What the rows of a stream's log amount to, once those before its last `t` are left out.
@@ -276,6 +273,8 @@ pub struct StreamHead {
     pub open: Option<OpenGeneration>,
     /// What the newest generation is.
     pub definition: Option<Definition>,
+    /// What the generation is that readers see.
+    pub shown: Option<Definition>,
     /// What the newest generation's chunks depend on.
     pub fingerprint: Option<Fingerprint>,
     /// Its progress.

@@ -208,9 +208,6 @@ pub struct ConfiguredStream {
     pub left_out: Vec<String>,
     /// How many columns it was ever given ([`Stream::columns_made`](crate::Stream::columns_made)).
     pub columns_made: Option<u32>,
-    /// Whether files of earlier generations cannot be read together with those of this one, because a column has
-    /// another type in them: its swap replaces them, where it would have kept them as history.
-    pub replaces_history: bool,
     /// The names of the system columns.
     pub system: SystemColumns,
     /// The columns that identify a row; empty where none do.
@@ -433,7 +430,6 @@ impl ConfiguredStream {
             written_as: BTreeMap::new(),
             left_out,
             columns_made: stream.columns_made,
-            replaces_history: false,
             system,
             key: key.clone(),
             cursor,
@@ -526,7 +522,6 @@ impl ConfiguredStream {
                 .collect(),
             left_out: self.left_out.clone(),
             columns_made: self.columns_made,
-            replaces_history: self.replaces_history,
         }
     }
 }

@@ -45,7 +45,7 @@ impl StreamRun {
     }
 
     async fn backfill_in_one_session(&self) -> Result<()> {
-        let older = self.history_may_be_older();
+        let older = self.history_is_older();
         let session = self.begin_session().await?;
         let outcome = self.backfill_under(&session, older).await;
         self.context.driver.end_backfill(session).await;
@@ -97,7 +97,7 @@ impl StreamRun {
     }
 
     /// Commits every chunk. Gives the commit that shows them, where that is still to be made, as it always is for a
-    /// history that may be `older`.
+    /// history that is `older`.
     async fn backfill_under(&self, session: &Session, older: bool) -> Result<Option<StreamCommit>> {
         let driver = &self.context.driver;
         let head = self.head();
@@ -204,21 +204,17 @@ impl StreamRun {
 
     /// A change stream keeps what it said before; other modes replace it.
     fn keeps_history(&self) -> bool {
-        self.phases.is_some() && self.head().visible.is_some() && !self.stream.replaces_history
+        self.phases.is_some() && self.head().visible.is_some()
     }
 
-    /// Whether files of a history that is kept may have a column in another type than it has now. To be asked before
-    /// the new generation begins.
-    pub(crate) fn history_may_be_older(&self) -> bool {
-        let (head, columns) = (self.head(), self.stream.file_columns());
+    /// Whether files of a history that is kept have a column in another type than it has now.
+    pub(crate) fn history_is_older(&self) -> bool {
+        let (shown, columns) = (self.head().shown, self.stream.file_columns());
         let another = |known: &DefinedColumn| {
             let column = columns.column(&known.name);
             column.is_some_and(|column| column.column_type.to_string() != known.column_type)
         };
-        // What an unfinished generation was to be says nothing of the files before it.
-        self.keeps_history()
-            && (head.open.is_some()
-                || head.definition.is_some_and(|before| before.columns.iter().any(another)))
+        self.keeps_history() && shown.is_some_and(|shown| shown.columns.iter().any(another))
     }
 
     /// The history's files in the types of now, where they have narrower ones.

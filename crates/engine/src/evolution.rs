@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lakeward_core::{
     Column, ColumnType, ConfiguredStream, Cursor, DefinedColumn, Definition, Error, ErrorKind, Meaning,
-    OnSchemaChange, PartitionField, Result, Schema, keeps_values,
+    OnSchemaChange, PartitionField, Result, Schema, StreamHead, keeps_values,
 };
 
 /// The answer.
@@ -76,18 +76,10 @@ fn names_in_files(stream: &ConfiguredStream, before: &Definition) -> BTreeMap<St
     names
 }
 
-/// The stream as a new generation behind this one. Where its files are kept as history all of them have to be read together
-/// ([`as_known`]); a type that only got wider is given to the history too when the generation is shown.
-pub(crate) fn successor(
-    stream: &ConfiguredStream,
-    before: &Definition,
-    unfinished: bool,
-) -> Result<ConfiguredStream> {
-    // What an unfinished generation would have replaced says nothing of what is there.
-    if unfinished && (before.replaces_history || !before.sync_mode.follows_log()) {
-        return Ok(ConfiguredStream { replaces_history: true, ..stream.clone() });
-    }
-    as_known(stream, before)
+/// The stream as the generation behind the one that readers see, whose files are kept as history: all of them have to be
+/// read together ([`as_known`]). A type that only got wider is given to the history too when the generation is shown.
+pub(crate) fn successor(stream: &ConfiguredStream, head: &StreamHead) -> Result<ConfiguredStream> {
+    head.shown.as_ref().map_or_else(|| Ok(stream.clone()), |shown| as_known(stream, shown))
 }
 
 /// What is said of columns that get another name in the files than they had; nothing where none does.

@@ -71,11 +71,18 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
         };
     };
     match (&head.open, head.visible, stream.sync_mode) {
-        (Some(open), _, _) => (
+        (Some(open), _, _) if goes_on(head, stream) => (
             format!(
                 "go on with the backfill of generation {}: {} chunks done",
                 head.generation,
                 open.done.len()
+            ),
+            true,
+        ),
+        (Some(_), _, _) => (
+            format!(
+                "all rows anew: generation {} was begun as something else, and not ended",
+                head.generation
             ),
             true,
         ),
@@ -97,6 +104,15 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
     }
 }
 
+/// Whether the generation that was begun is what one would be that begins now.
+fn goes_on(head: &StreamHead, stream: &ConfiguredStream) -> bool {
+    let next = match stream.sync_mode.follows_log() {
+        true => successor(stream, head),
+        false => Ok(stream.clone()),
+    };
+    next.is_ok_and(|next| head.definition.as_ref() == Some(&next.definition()))
+}
+
 /// Why all rows would be read again, and what would become of the history.
 fn altered(head: &StreamHead, stream: &ConfiguredStream) -> Result<Option<String>> {
     let Some(before) = &head.definition else { return Ok(None) };
@@ -104,9 +120,8 @@ fn altered(head: &StreamHead, stream: &ConfiguredStream) -> Result<Option<String
         Evolution::Unchanged | Evolution::Widened => Ok(None),
         Evolution::NewGeneration(reason) if !stream.sync_mode.follows_log() => Ok(Some(reason)),
         Evolution::NewGeneration(reason) => {
-            let next = successor(stream, before, head.open.is_some())?;
-            let history = if next.replaces_history { "replaced" } else { "kept" };
-            Ok(Some(format!("{reason}; the history is {history}{}", renamed_in_files(&next, before))))
+            let next = successor(stream, head)?;
+            Ok(Some(format!("{reason}; the history is kept{}", renamed_in_files(&next, before))))
         }
     }
 }

@@ -172,8 +172,7 @@ impl StreamRun {
 
     /// A full refresh takes any columns, unless the user said that a change is to stop it.
     fn refuse_forbidden_change(&self) -> Result<()> {
-        let head = self.head();
-        if let Some(before) = &head.definition
+        if let Some(before) = &self.head().shown
             && before.sync_mode == self.stream.sync_mode
         {
             let stream = as_known(&self.stream, before)?;

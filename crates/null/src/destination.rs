@@ -117,6 +117,7 @@ impl Stream {
             self.hidden_rows = 0;
             head.visible = Some(commit.generation);
             head.open = None;
+            head.shown.clone_from(&head.definition);
         }
         head.rows = self.visible_rows + self.hidden_rows + self.chunk_rows.values().sum::<u64>();
         head.clone()
@@ -240,7 +241,6 @@ mod tests {
             columns: Vec::new(),
             left_out: Vec::new(),
             columns_made: None,
-            replaces_history: false,
         };
         let open = OpenStep {
             definition,

@@ -426,7 +426,6 @@ mod tests {
                 columns: Vec::new(),
                 left_out: Vec::new(),
                 columns_made: None,
-                replaces_history: false,
             },
             fingerprint: Fingerprint::default(),
             snapshot: Value::Null,

@@ -370,14 +370,14 @@ impl Destination for ParquetDestination {
         self.blocking(move |shared| {
             let paths = shared.layout.stream(&stream)?;
             let fold = log::read(&paths)?;
-            let Some(definition) = fold.definition.filter(|_| !fold.visible.is_empty()) else {
+            let Some(definition) = fold.shown() else {
                 return Err(Error::new(ErrorKind::Config, "nothing of this stream is visible yet")
                     .at("stream", &stream)
                     .hint("finish its backfill with `lakeward sync`"));
             };
             let directory = fs::canonicalize(&paths.visible)
                 .map_err(|e| io_error("find a directory", &paths.visible, e))?;
-            View::new(&directory, &definition).query(&engine)
+            View::new(&directory, definition).query(&engine)
         })
         .await
     }

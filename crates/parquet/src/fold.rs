@@ -31,7 +31,10 @@ pub(crate) struct Fold {
     /// The newest generation's swap, until its witness is merged into another file: only what a finished swap
     /// has shown is merged, so nothing of it is left to do then.
     pub(crate) swap: Option<Swap>,
+    /// What the newest generation is.
     pub(crate) definition: Option<Definition>,
+    /// What the generation was that readers see, where a newer one was begun.
+    pub(crate) shown: Option<Definition>,
     pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) position: Option<Position>,
     pub(crate) cursor: Option<CursorState>,
@@ -83,6 +86,9 @@ impl Fold {
                     self.files.retain(|_, file| self.visible.contains(&file.generation));
                     self.open = None;
                     self.swap = None;
+                    if self.is_visible(self.generation) {
+                        self.shown = self.definition.take();
+                    }
                 }
                 let done = self.open.take().map(|open| open.done).unwrap_or_default();
                 let planned = |number: &u32| open.plan.iter().any(|chunk| chunk.number == *number);
@@ -125,6 +131,7 @@ impl Fold {
             self.visible.push(record.generation);
             self.swap = Some(swap.clone());
             self.open = None;
+            self.shown = None;
         }
 
         self.position.clone_from(&record.position);
@@ -150,6 +157,7 @@ impl Fold {
                 .as_ref()
                 .map(|open| OpenGeneration { plan: open.plan.clone(), done: open.done.clone() }),
             definition: self.definition.clone(),
+            shown: self.shown().cloned(),
             fingerprint: self.fingerprint.clone(),
             progress: Progress {
                 position: self.position.clone(),
@@ -165,6 +173,11 @@ impl Fold {
                 .map(|file| file.facts.rows)
                 .sum(),
         }
+    }
+
+    /// What the newest generation is that readers see.
+    pub(crate) fn shown(&self) -> Option<&Definition> {
+        if self.is_visible(self.generation) { self.definition.as_ref() } else { self.shown.as_ref() }
     }
 
     /// The paths of a generation's files.
@@ -245,7 +258,6 @@ mod tests {
                 }],
                 left_out: Vec::new(),
                 columns_made: None,
-                replaces_history: false,
             },
             fingerprint: Fingerprint::default(),
             snapshot: json!(snapshot),

@@ -278,7 +278,6 @@ mod tests {
             columns: ["id", "it's \"x\""].map(column).to_vec(),
             left_out: Vec::new(),
             columns_made: None,
-            replaces_history: false,
         }
     }
 

@@ -484,30 +484,18 @@ async fn plan(
     let Some(before) = &head.definition else {
         return Ok((run.stream.clone(), StreamPhase::Queued));
     };
-    let next = successor(&run.stream, before, head.open.is_some())?;
+    let next = successor(&run.stream, &head)?;
     if head.open.is_some() || head.visible.is_none() {
-        if head.visible.is_some() && next.replaces_history && !before.replaces_history {
-            run.context.events.event(&Event::Warning {
-                stream: Some(run.stream.id.clone()),
-                message: "the generation that was begun is no longer what the stream is: it is begun anew, and replaces \
-                          the history"
-                    .to_owned(),
-            });
-        }
         return Ok((Arc::new(next), StreamPhase::Queued));
     }
     let again = |reason: String| {
-        let history = if next.replaces_history { "replaced" } else { "kept" };
         let what = match run.stream.sync_mode {
             SyncMode::StrictCdc => "a new generation begins, without rows that are there",
             _ => "all rows are read again",
         };
         run.context.events.event(&Event::Warning {
             stream: Some(run.stream.id.clone()),
-            message: format!(
-                "{what}, and the history is {history}: {reason}{}",
-                renamed_in_files(&next, before)
-            ),
+            message: format!("{what}, and the history is kept: {reason}{}", renamed_in_files(&next, before)),
         });
         Ok((Arc::new(next), StreamPhase::Queued))
     };
@@ -606,7 +594,7 @@ impl StreamRun {
 
     async fn join_log_once(&self) -> Result<()> {
         // Before the log rests: it may take long.
-        let rewritten = match self.history_may_be_older() {
+        let rewritten = match self.history_is_older() {
             true => self.rewrite_history().await?,
             false => Vec::new(),
         };

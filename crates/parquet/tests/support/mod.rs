@@ -30,7 +30,6 @@ pub(crate) fn stream_of(id: &StreamId, columns: Vec<Column>, partition: &[&str])
         written_as: Default::default(),
         left_out: Vec::new(),
         columns_made: None,
-        replaces_history: false,
         system: SystemColumns::default(),
         key: vec!["id".to_owned()],
         cursor: None,
