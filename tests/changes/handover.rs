@@ -7,7 +7,7 @@ use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::Options;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::seed;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::followed::Followed;
 
@@ -18,6 +18,7 @@ on_both!(f21_a_stream_added_later, super::added_later);
 on_both!(a_transaction_that_alters_a_stream_that_is_added_waits_for_nobody, super::altered_while_added);
 on_both!(f02_the_slot_moves_on_during_a_backfill, super::moves_on);
 on_both!(follows_until_it_is_stopped, super::follow);
+on_both!(where_it_stands_is_told, super::told);
 on_both!(strict_cdc_reads_no_rows, super::strict);
 on_both!(a_stream_keeps_its_name_at_the_destination, super::renamed);
 
@@ -172,12 +173,73 @@ async fn follow(version: Version) {
     run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
     let output = run.wait_timeout(Duration::from_secs(10)).await.unwrap();
     output.assert_code(130);
-    assert!(output.events_of("checkpoint").len() > 3, "{}", output.stderr);
+    let checkpoints = output.events_of("checkpoint");
+    assert!(checkpoints.len() > 3, "{}", output.stderr);
     scene.assert_same("t").await;
-    // Where it stands is told, by the state and by the source.
-    let status = scene.project.run(&["status", "--config", "source.json", "--output", "json"]).await.unwrap();
-    let status = status.json().unwrap();
-    assert!(status["lag"]["behind_bytes"].is_u64() && status["lag"]["retained_bytes"].is_u64(), "{status}");
+
+    // How far it is, and how far behind, each checkpoint tells.
+    let lsn = |text: &Value| {
+        let (high, low) = text.as_str().unwrap().split_once('/').unwrap();
+        u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap()
+    };
+    for event in &checkpoints {
+        let behind = lsn(&event["source"]) - lsn(&event["position"]);
+        assert_eq!(event["behind_bytes"], behind, "{event}");
+        assert!(
+            behind == 0 || event["behind_seconds"].as_f64().is_some_and(|seconds| seconds < 60.0),
+            "{event}"
+        );
+    }
+    assert!(checkpoints.iter().any(|event| event["behind_seconds"].is_number()), "{}", output.stderr);
+    // What is kept is asked for every second.
+    let retained = checkpoints.last().unwrap()["retained_bytes"].as_u64().unwrap();
+    assert!(retained >= checkpoints.last().unwrap()["behind_bytes"].as_u64().unwrap());
+}
+
+/// Where a pipeline stands that does not run, by its state and the source.
+async fn told(version: Version) {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 100) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    let status = async |further: &[&str]| {
+        let arguments = [&["status", "--config", "source.json"], further].concat();
+        scene.project.run(&arguments).await.unwrap()
+    };
+    scene.sync().await;
+    scene.sql("UPDATE t SET n = 0").await;
+    scene.sync().await;
+    let began = Instant::now();
+    scene.sql("INSERT INTO t SELECT g, g FROM generate_series(1000, 20000) g").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let said = status(&["--output", "json"]).await.json().unwrap();
+    let lag = &said["lag"];
+    let committed = said["global"]["position"]["lsn"].as_str().unwrap().to_owned();
+    let sql = format!("SELECT pg_current_wal_lsn() - '{committed}'");
+    let behind: u64 = scene.value(&sql).await.parse().unwrap();
+    let told = lag["behind_bytes"].as_u64().unwrap();
+    assert!(told > 1_000_000 && told <= behind, "{told} of {behind}");
+    assert!(lag["retained_bytes"].as_u64().unwrap() >= told, "{lag}");
+    // From the last thing that was committed on: the sync before the insert.
+    let seconds = lag["behind_seconds"].as_f64().unwrap();
+    assert!(seconds >= began.elapsed().as_secs_f64() - 1.0 && seconds < 60.0, "{lag}");
+    assert!(lag["source"]["lsn"].as_str() > Some(&committed), "{lag}");
+    let text = status(&[]).await.stdout;
+    assert!(
+        text.contains(&committed) && text.contains(" s behind, ") && text.contains(" kept at the source"),
+        "{text}"
+    );
+
+    // A time that brings nothing of ours is no lag: the log goes on, and the position with it.
+    scene.sync().await;
+    let began = Instant::now();
+    scene.sql("CREATE TABLE other AS SELECT g FROM generate_series(1, 20000) g").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    scene.sync().await;
+    let synced = began.elapsed().as_secs_f64();
+    scene.sql("INSERT INTO other SELECT g FROM generate_series(1, 20000) g").await;
+    let said = status(&["--output", "json"]).await.json().unwrap();
+    let seconds = said["lag"]["behind_seconds"].as_f64().unwrap();
+    assert!(seconds < synced, "{seconds} s, the last change was committed {synced} s and more ago");
+    scene.assert_same("t").await;
 }
 
 async fn strict(version: Version) {

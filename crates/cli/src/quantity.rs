@@ -1,4 +1,4 @@
-//! Sizes, durations and checkpoint intervals as people write them on a command line.
+//! Sizes, durations and checkpoint intervals as people write them on a command line, and as they are told them.
 //!
 //! Guaranteed: a unit is never guessed. `256M` could be either of two sizes and is refused.
 
@@ -136,9 +136,31 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
     format!("{} {what}{}", human_count(count as u64), if count == 1 { "" } else { "s" })
 }
 
+/// How far a log is not committed yet: `1.2 MiB and 0.8 s behind, 16.0 MiB kept at the source`.
+pub(crate) fn human_lag(
+    behind_bytes: u64,
+    behind_seconds: Option<f64>,
+    retained_bytes: Option<u64>,
+) -> String {
+    let behind = match (behind_bytes, behind_seconds) {
+        (0, _) => "nothing behind".to_owned(),
+        (bytes, None) => format!("{} behind", human_bytes(bytes)),
+        (bytes, Some(seconds)) => format!("{} and {seconds:.1} s behind", human_bytes(bytes)),
+    };
+    let kept = retained_bytes.map(|bytes| format!(", {} kept at the source", human_bytes(bytes)));
+    behind + &kept.unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lag_says_what_is_known_of_it() {
+        assert_eq!(human_lag(0, None, None), "nothing behind");
+        assert_eq!(human_lag(1 << 20, None, Some(4096)), "1.0 MiB behind, 4.0 KiB kept at the source");
+        assert_eq!(human_lag(10, Some(0.84), None), "10 B and 0.8 s behind");
+    }
 
     #[test]
     fn sizes_take_binary_and_decimal_units_and_never_guess() {

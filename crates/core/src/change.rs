@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -12,11 +12,11 @@ use crate::{Batch, ConfiguredStream, Position, ReadContext, Result, Session, Str
 /// In which order backfills and changes of several streams are worked off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ChangeMode {
-    /// All backfills, then one stream's changes after another.
+    /// All backfills, then the changes: of streams that share a log in its order, by one task.
     Sequential,
-    /// All backfills, then all streams' changes at once.
+    /// All backfills, then the changes, each stream's by a task of its own.
     Parallel,
-    /// Each stream's changes as soon as its own backfill is done; the log is read from the start.
+    /// Changes are read and committed while backfills run, each into the generation that is being filled.
     Concurrent,
 }
 
@@ -110,12 +110,11 @@ pub struct ChangeRequest {
 pub struct Boundary {
     /// The global position, and that of every open stream, once everything before it is committed.
     pub position: Position,
-    /// Where the source's log ends, as far as the reader knows.
-    pub source: Option<Position>,
-    /// Bytes between the two.
-    pub behind_bytes: u64,
-    /// When the last transaction before the boundary was committed at the source, in microseconds since the epoch.
-    pub committed_at: Option<i64>,
+    /// How far the source is ahead of it, as far as the reader knows.
+    pub lag: Lag,
+    /// When everything that the source had to say stood before it, by the source's clock, in microseconds since the epoch:
+    /// its last transaction was committed then, or the source said then that none is left.
+    pub as_of: Option<i64>,
 }
 
 /// What comes out of the log.
@@ -165,6 +164,16 @@ pub struct Lag {
     pub behind_bytes: u64,
     /// Bytes of log that the source keeps for this pipeline.
     pub retained_bytes: Option<u64>,
+}
+
+impl Lag {
+    /// Seconds since what is committed was all that there was ([`Boundary::as_of`]); `None` where nobody knows, or where the
+    /// log does not go on behind it. Clocks differ: never below zero.
+    pub fn behind_seconds(&self, as_of: Option<i64>) -> Option<f64> {
+        let as_of = as_of.filter(|_| self.behind_bytes > 0)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some((now.as_secs_f64() - as_of as f64 / 1e6).max(0.0))
+    }
 }
 
 /// The ability to follow the source's log, exactly once.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lakeward_core::{
-    CompactRequest, Destination, DriverInterface, Error, ErrorKind, Position, Result, StreamCommit,
+    Boundary, CompactRequest, Destination, DriverInterface, Error, ErrorKind, Position, Result, StreamCommit,
     StreamHead, StreamId, SyncMode, failpoint,
 };
 use lakeward_state::{GlobalState, State, StateStore, StreamState};
@@ -51,7 +51,7 @@ pub(crate) struct Step {
     /// Each atomic on its own.
     pub(crate) commits: Vec<StreamCommit>,
     /// The global position once all of them are safe: saved, then released at the source.
-    pub(crate) release: Option<Position>,
+    pub(crate) release: Option<Boundary>,
 }
 
 /// How the state calls a stream, and its mode.
@@ -114,14 +114,15 @@ impl CommitPath {
     pub(crate) async fn checkpoint(
         self: &Arc<Self>,
         units: Vec<(StateEntry, StreamCommit)>,
-        position: Option<Position>,
+        shared: Option<Boundary>,
     ) -> Result<Vec<StreamHead>> {
         let path = self.clone();
         self.to_its_end(async move {
             let (names, mut commits): (Vec<_>, Vec<_>) = units.into_iter().unzip();
-            let global = position.clone().or_else(|| path.keeper().global.clone());
+            let position = shared.as_ref().map(|boundary| boundary.position.clone());
+            let global = position.or_else(|| path.keeper().global.clone());
             commits.iter_mut().for_each(|commit| commit.global.clone_from(&global));
-            path.steps(Step { commits, release: position }, &names).await
+            path.steps(Step { commits, release: shared }, &names).await
         })
         .await
     }
@@ -179,7 +180,9 @@ impl CommitPath {
     ) -> Result<()> {
         {
             let mut keeper = self.keeper();
-            keeper.state.global = Some(GlobalState { position: position.clone(), streams });
+            let same = keeper.state.global.take().filter(|known| known.position == *position);
+            let as_of = same.and_then(|known| known.as_of);
+            keeper.state.global = Some(GlobalState { position: position.clone(), as_of, streams });
             keeper.global = (!intent).then(|| position.clone());
             keeper.dirty = true;
         }
@@ -212,19 +215,20 @@ impl CommitPath {
     }
 
     /// What follows every commit at the destination: the state, saved as [`save`](Self::save) does, then the release.
-    async fn settle(&self, release: Option<Position>, now: bool) -> Result<()> {
+    async fn settle(&self, release: Option<Boundary>, now: bool) -> Result<()> {
         failpoint::hit("engine-committed")?;
-        if let Some(position) = &release {
+        if let Some(Boundary { position, as_of, .. }) = &release {
             let mut keeper = self.keeper();
             keeper.global = Some(position.clone());
             if let Some(global) = &mut keeper.state.global {
                 global.position = position.clone();
+                global.as_of = *as_of;
             }
             keeper.dirty = true;
         }
         self.save(now).await?;
         failpoint::hit("engine-state-saved")?;
-        if let Some(position) = &release
+        if let Some(Boundary { position, .. }) = &release
             && let Some(log) = self.driver.as_ref().and_then(|driver| driver.change_stream())
         {
             log.release(position).await?;

@@ -63,11 +63,16 @@ pub enum Event {
         rows: u64,
         /// The position.
         position: String,
-        /// Bytes of the source's log behind it.
+        /// Where the source's log ends.
+        source: String,
+        /// Bytes of the log between the two.
         behind_bytes: u64,
-        /// Seconds since its last transaction was committed at the source, where the log goes on behind it.
+        /// Seconds since the position was all that there was, where the log goes on behind it.
         #[serde(skip_serializing_if = "Option::is_none")]
         behind_seconds: Option<f64>,
+        /// Bytes of log that the source keeps for the pipeline.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retained_bytes: Option<u64>,
     },
     /// A generation became visible.
     GenerationVisible {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use lakeward_core::{Chunk, Error, ErrorKind, Pipeline, Position, Result, ResultExt, StreamId, SyncMode};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,8 @@ struct FileV1 {
 #[serde(deny_unknown_fields)]
 struct GlobalV1 {
     position: Position,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    as_of: Option<String>,
     streams: Vec<String>,
 }
 
@@ -76,6 +79,7 @@ pub(crate) fn write(state: &State) -> Result<Vec<u8>> {
         pipeline: state.pipeline.clone(),
         global: state.global.as_ref().map(|global| GlobalV1 {
             position: global.position.clone(),
+            as_of: global.as_of.and_then(|at| Some(Timestamp::from_microsecond(at).ok()?.to_string())),
             streams: global.streams.iter().map(StreamId::to_string).collect(),
         }),
         streams: streams.collect(),
@@ -124,6 +128,7 @@ pub(crate) fn read(text: &[u8]) -> Result<State> {
         .collect();
     let global = file.global.map(|global| GlobalState {
         position: global.position,
+        as_of: global.as_of.and_then(|at| Some(at.parse::<Timestamp>().ok()?.as_microsecond())),
         streams: global
             .streams
             .iter()

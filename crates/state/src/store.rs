@@ -49,6 +49,8 @@ impl State {
 pub struct GlobalState {
     /// Everything before it is committed for every stream.
     pub position: Position,
+    /// When that was all that the source had to say, in microseconds since the epoch.
+    pub as_of: Option<i64>,
     /// The streams that follow it.
     pub streams: Vec<StreamId>,
 }

@@ -10,7 +10,7 @@ use crate::args::{OutputFormat, StatusArgs};
 use crate::config;
 use crate::failure::ExitCode;
 use crate::output::{Surface, harmless, print, print_json, table};
-use crate::quantity::{human_bytes, human_count};
+use crate::quantity::{human_count, human_lag};
 
 /// Prints the state. Takes no lock: a sync may be running.
 pub(crate) async fn run(args: &StatusArgs) -> Result<ExitCode> {
@@ -55,11 +55,10 @@ fn text(state: &State, lag: Option<&Lag>, surface: Surface) -> String {
         result.push_str(&format!("  log committed and released up to {}\n", position(&global.position)));
     }
     if let Some(lag) = lag {
-        let retained = lag.retained_bytes.map_or_else(|| "?".to_owned(), human_bytes);
         result.push_str(&format!(
-            "  log at the source ends at {}: {} behind, {retained} kept for this pipeline\n",
+            "  log at the source ends at {}: {}\n",
             position(&lag.source),
-            human_bytes(lag.behind_bytes),
+            human_lag(lag.behind_bytes, behind_seconds(state, lag), lag.retained_bytes),
         ));
     }
     let rows = state.streams.iter().map(|(id, stream)| {
@@ -80,6 +79,10 @@ fn text(state: &State, lag: Option<&Lag>, surface: Surface) -> String {
     let headers = ["stream", "mode", "#generation", "backfill", "#rows", "position", "cursor", "#commit"];
     result.push_str(&table(surface, &headers, rows));
     result
+}
+
+fn behind_seconds(state: &State, lag: &Lag) -> Option<f64> {
+    lag.behind_seconds(state.global.as_ref()?.as_of)
 }
 
 fn backfill(stream: &StreamState) -> String {
@@ -125,7 +128,8 @@ fn value(state: &State, lag: Option<&Lag>) -> Value {
     });
     let lag = lag.map(|lag| {
         json!({
-            "source": lag.source, "behind_bytes": lag.behind_bytes, "retained_bytes": lag.retained_bytes,
+            "source": lag.source, "behind_bytes": lag.behind_bytes,
+            "behind_seconds": behind_seconds(state, lag), "retained_bytes": lag.retained_bytes,
         })
     });
     json!({ "pipeline": state.pipeline, "global": global, "lag": lag, "streams": streams })

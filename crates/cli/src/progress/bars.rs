@@ -11,6 +11,7 @@ use lakeward_engine::{Event, EventSink};
 use crate::messages::Console;
 use crate::output::harmless;
 use crate::progress::lines::describe;
+use crate::quantity::{human_count, human_lag};
 
 /// More bars than this are noise: other running streams stand in the total.
 const MOST_BARS: usize = 12;
@@ -36,8 +37,8 @@ struct State {
     total: ProgressBar,
     rows: u64,
     failed: u64,
-    /// Where a log is followed, how much of it is not committed.
-    behind_bytes: Option<u64>,
+    /// Where a log is followed, how far, in words.
+    lag: Option<String>,
     shown: HashMap<StreamId, ProgressBar>,
     /// Running streams without a bar, in the order in which they began, with rows so far.
     waiting: VecDeque<StreamId>,
@@ -65,7 +66,7 @@ impl Bars {
             total,
             rows: 0,
             failed: 0,
-            behind_bytes: None,
+            lag: None,
             shown: HashMap::new(),
             waiting: VecDeque::new(),
             known: HashMap::new(),
@@ -129,8 +130,9 @@ impl State {
                 self.refresh(stream);
                 false
             }
-            Event::Checkpoint { behind_bytes, .. } => {
-                self.behind_bytes = Some(*behind_bytes);
+            Event::Checkpoint { position, source, behind_bytes, behind_seconds, retained_bytes, .. } => {
+                let lag = human_lag(*behind_bytes, *behind_seconds, *retained_bytes);
+                self.lag = Some(harmless(&format!("{position} of {source}, {lag}")));
                 self.tell_total();
                 false
             }
@@ -184,14 +186,12 @@ impl State {
     }
 
     fn tell_total(&self) {
-        let mut message = format!("{} rows", crate::quantity::human_count(self.rows));
+        let mut message = format!("{} rows", human_count(self.rows));
         if !self.waiting.is_empty() {
             message.push_str(&format!(" · {} more running", self.waiting.len()));
         }
-        match self.behind_bytes {
-            None => {}
-            Some(0) => message.push_str(" · caught up"),
-            Some(bytes) => message.push_str(&format!(" · {} behind", crate::quantity::human_bytes(bytes))),
+        if let Some(lag) = &self.lag {
+            message.push_str(&format!(" · {lag}"));
         }
         if self.failed > 0 {
             message.push_str(&format!(" · {} failed", self.failed));
@@ -223,7 +223,7 @@ fn style(template: &str) -> ProgressStyle {
         .with_key("rate", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
             let rate = state.per_sec();
             let rate = if rate.is_finite() && rate > 0.0 { rate as u64 } else { 0 };
-            let _ = write!(out, "{}/s", crate::quantity::human_count(rate));
+            let _ = write!(out, "{}/s", human_count(rate));
         })
         .with_key("left", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
             // Before the first row there is nothing to go by.

@@ -8,7 +8,7 @@ use lakeward_engine::{Event, EventSink};
 
 use crate::messages::{Console, Detail};
 use crate::progress::throttle::{Read, Throttle};
-use crate::quantity::{counted, human_bytes, human_count};
+use crate::quantity::{counted, human_bytes, human_count, human_lag};
 
 /// Rows of a stream are told so often at most.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -97,14 +97,18 @@ pub(crate) fn describe(event: &Event) -> String {
         Event::GenerationVisible { stream, generation, rows } => {
             format!("{stream}: generation {generation} is visible, {} rows", human_count(*rows))
         }
-        Event::Checkpoint { streams, rows, position, behind_bytes, behind_seconds } => {
-            let behind = match (behind_bytes, behind_seconds) {
-                (0, _) => "nothing behind".to_owned(),
-                (bytes, None) => format!("{} behind", human_bytes(*bytes)),
-                (bytes, Some(seconds)) => format!("{} and {seconds:.1} s behind", human_bytes(*bytes)),
-            };
-            let streams = counted(*streams, "stream");
-            format!("changes up to {position} committed: {} rows of {streams}, {behind}", human_count(*rows))
+        Event::Checkpoint {
+            streams,
+            rows,
+            position,
+            source,
+            behind_bytes,
+            behind_seconds,
+            retained_bytes,
+        } => {
+            let lag = human_lag(*behind_bytes, *behind_seconds, *retained_bytes);
+            let (rows, streams) = (human_count(*rows), counted(*streams, "stream"));
+            format!("changes up to {position} of {source} committed: {rows} rows of {streams}, {lag}")
         }
         Event::FilesMerged { stream, merged, bytes_before, files, bytes } => format!(
             "{stream}: {} merged into {files}, {} into {}",

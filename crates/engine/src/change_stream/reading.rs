@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures::StreamExt;
 use lakeward_core::{
@@ -153,7 +152,7 @@ async fn checkpoint(
             (run.entry.clone(), commit)
         })
         .collect();
-    let shared = (!hold).then(|| boundary.position.clone());
+    let shared = (!hold).then(|| boundary.clone());
     let heads = context.commits.checkpoint(commits, shared).await?;
     let mut rows = 0;
     for (done, head) in finished.iter().zip(heads) {
@@ -165,8 +164,10 @@ async fn checkpoint(
         streams: finished.len(),
         rows,
         position: plain(&boundary.position),
-        behind_bytes: boundary.behind_bytes,
-        behind_seconds: boundary.committed_at.filter(|_| boundary.behind_bytes > 0).map(seconds_since),
+        source: plain(&boundary.lag.source),
+        behind_bytes: boundary.lag.behind_bytes,
+        behind_seconds: boundary.lag.behind_seconds(boundary.as_of),
+        retained_bytes: boundary.lag.retained_bytes,
     });
     let files = |done: &Finished| (done.run.clone(), done.copied.files.len() as u64);
     compactor.committed(&finished.iter().map(files).collect::<Vec<_>>());
@@ -179,10 +180,4 @@ fn plain(position: &Position) -> String {
         Some(lsn) => lsn.to_owned(),
         None => position.0.to_string(),
     }
-}
-
-/// Seconds since a moment given in microseconds since the epoch. Clocks differ: never below zero.
-fn seconds_since(microseconds: i64) -> f64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
-    (now - microseconds as f64 / 1e6).max(0.0)
 }

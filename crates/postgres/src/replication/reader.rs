@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, Result};
+use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, Lag, Result};
 
 use super::assemble::{Assembler, Halt};
 use super::feedback::Feedback;
 use super::lsn::{LogPosition, Lsn};
-use super::pgoutput::{Body, parse};
+use super::pgoutput::{Body, EPOCH, parse};
 use super::phases::Phases;
 use super::spill::InProgress;
 use crate::reports::Report;
@@ -49,7 +49,10 @@ pub(super) struct Work {
     bytes: u64,
     /// As far as the server is known to have come.
     source: Lsn,
-    committed_at: Option<i64>,
+    /// From where on it keeps the log.
+    kept_from: Option<Lsn>,
+    /// When everything that the server had stood before `position`, in microseconds since 1970.
+    as_of: Option<i64>,
     asked_at: Option<Instant>,
     catalog_at: Instant,
     /// When the source's end was looked at.
@@ -90,7 +93,9 @@ impl Reader {
             }
             match log.poll()? {
                 Some(LogMessage::Data(message)) => work.message(message)?,
-                Some(LogMessage::Keepalive { end, reply }) => work.keepalive(Lsn(end), reply),
+                Some(LogMessage::Keepalive { end, sent, reply }) => {
+                    work.keepalive(Lsn(end), sent.saturating_add(EPOCH), reply);
+                }
                 None => work.idle(),
             }
         }
@@ -129,7 +134,8 @@ impl Work {
             boundary_at: Instant::now(),
             bytes: 0,
             source: start.from.max(read_at),
-            committed_at: None,
+            kept_from: None,
+            as_of: None,
             asked_at: None,
             catalog_at: Instant::now(),
             looked_at: Instant::now(),
@@ -175,15 +181,19 @@ impl Work {
         batches.settle(tables)?;
         // A keepalive says how far the server has sent, not how far there is to go.
         if self.looked_at.elapsed() >= LOOK {
-            self.source = self.source.max(batches.outlet().wait(tables.log_end())?);
+            let (end, kept_from) = batches.outlet().wait(tables.log_extent(self.pipeline.slot.as_deref()))?;
+            (self.source, self.kept_from) = (self.source.max(end), kept_from);
             self.looked_at = Instant::now();
         }
         let source = self.source.max(self.position);
         batches.outlet().send(ChangeEvent::Boundary(Boundary {
             position: self.pipeline.at(self.position).to_position(),
-            source: Some(self.pipeline.at(source).to_position()),
-            behind_bytes: source.0 - self.position.0,
-            committed_at: self.committed_at,
+            lag: Lag {
+                source: self.pipeline.at(source).to_position(),
+                behind_bytes: source.0 - self.position.0,
+                retained_bytes: self.kept_from.map(|from| source.0.saturating_sub(from.0)),
+            },
+            as_of: self.as_of,
         }))?;
         self.boundary = self.position;
         self.boundary_at = Instant::now();
@@ -193,10 +203,11 @@ impl Work {
 
     /// Everything before `end` was sent. A transaction that is still in progress commits later, and is sent again
     /// by who begins there, so that it does not hold the position back.
-    fn keepalive(&mut self, end: Lsn, reply: bool) {
+    fn keepalive(&mut self, end: Lsn, sent: i64, reply: bool) {
         self.source = self.source.max(end);
-        if !self.open && self.block.is_none() {
-            self.position = self.position.max(end);
+        if !self.open && self.block.is_none() && end >= self.position {
+            self.position = end;
+            self.as_of = Some(sent);
         }
         if reply {
             self.feedback.say();
@@ -218,7 +229,7 @@ impl Work {
             Body::Begin { commit_lsn, commit_ts, xid } => {
                 self.open = true;
                 self.assembler.begin(xid, Lsn(commit_lsn), commit_ts)?;
-                self.committed_at = Some(commit_ts);
+                self.as_of = Some(commit_ts);
             }
             Body::Commit { end_lsn, .. } => {
                 self.open = false;
@@ -230,7 +241,7 @@ impl Work {
             Body::StreamCommit { xid, commit_lsn, end_lsn, commit_ts } => {
                 self.assembler.begin(xid, Lsn(commit_lsn), commit_ts)?;
                 self.replay(xid)?;
-                self.committed_at = Some(commit_ts);
+                self.as_of = Some(commit_ts);
                 self.position = self.position.max(Lsn(end_lsn));
             }
             body => match self.block {

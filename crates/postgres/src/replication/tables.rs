@@ -288,12 +288,15 @@ impl Tables {
         self.read_at
     }
 
-    /// Up to where the log could be read now.
-    pub(super) async fn log_end(&self) -> Result<Lsn> {
+    /// Up to where the log could be read now, and from where on it is kept for a slot.
+    pub(super) async fn log_extent(&self, slot: Option<&str>) -> Result<(Lsn, Option<Lsn>)> {
         // CASE keeps a standby from calling what only a primary may.
         let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-            ELSE pg_current_wal_flush_lsn() END::text";
-        self.connection.row(sql, &[]).await?.get::<_, &str>(0).parse()
+            ELSE pg_current_wal_flush_lsn() END::text, \
+            (SELECT restart_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)";
+        let row = self.connection.row(sql, &[&slot]).await?;
+        let kept_from = row.get::<_, Option<&str>>(1).map(str::parse).transpose()?;
+        Ok((row.get::<_, &str>(0).parse()?, kept_from))
     }
 
     /// Takes note of a table as the log describes it, in a transaction that was committed at `commit`.

@@ -25,6 +25,8 @@ pub(crate) enum LogMessage<'a> {
     Keepalive {
         /// A place in the log.
         end: u64,
+        /// When it was said, by the server's clock: microseconds since 2000.
+        sent: i64,
         /// Whether it is asked how far we are.
         reply: bool,
     },
@@ -114,8 +116,10 @@ fn message(body: &[u8]) -> Result<LogMessage<'_>> {
         Some((b'w', rest)) => rest.get(24..).map(LogMessage::Data).ok_or_else(torn),
         Some((b'k', rest)) => {
             let (end, rest) = rest.split_first_chunk().ok_or_else(torn)?;
-            let reply = rest.get(8).ok_or_else(torn)?;
-            Ok(LogMessage::Keepalive { end: u64::from_be_bytes(*end), reply: *reply != 0 })
+            let (sent, rest) = rest.split_first_chunk().ok_or_else(torn)?;
+            let reply = rest.first().ok_or_else(torn)?;
+            let (end, sent) = (u64::from_be_bytes(*end), i64::from_be_bytes(*sent));
+            Ok(LogMessage::Keepalive { end, sent, reply: *reply != 0 })
         }
         _ => Err(torn()),
     }
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn messages_are_told_apart_and_torn_ones_refused() {
         let keepalive = [b"k".as_slice(), &7_u64.to_be_bytes(), &[0; 8], &[1]].concat();
-        assert!(matches!(message(&keepalive), Ok(LogMessage::Keepalive { end: 7, reply: true })));
+        assert!(matches!(message(&keepalive), Ok(LogMessage::Keepalive { end: 7, sent: 0, reply: true })));
         let data = [b"w".as_slice(), &[0; 24], b"xy"].concat();
         assert!(matches!(message(&data), Ok(LogMessage::Data(b"xy"))));
         for end in 0..keepalive.len() {

@@ -144,7 +144,7 @@ async fn idle_boundaries_move_and_release_the_log() {
                 pipeline.cdc().release(&last).await.unwrap();
                 // A switch leaves the end of the log behind a page's header.
                 if boundary.position.0["lsn"].as_str() >= reached.0["lsn"].as_str()
-                    || boundary.behind_bytes == 0
+                    || boundary.lag.behind_bytes == 0
                 {
                     break;
                 }
