@@ -446,6 +446,9 @@ async fn unlogged(version: Version) {
     );
     let scene = Followed::new(&PgServer::shared(version), &sql, &["t"]).await;
     let said = "no value for generated columns";
+    let found = scene.project.discover().await.unwrap();
+    found.assert_ok();
+    assert!(found.stderr.contains(&format!("{said} of public.t (twice)")), "{}", found.stderr);
     let found = scene.project.run(&CHECK).await.unwrap();
     found.assert_ok();
     assert!(found.stdout.contains(said) && found.stdout.contains("twice"), "{}", found.stdout);

@@ -70,6 +70,15 @@ pub struct TypeSchema {
     pub properties: Map<String, Value>,
 }
 
+impl TypeSchema {
+    /// The columns as they are known here: one that is written otherwise is left out.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, DiscoveredColumn)> {
+        self.properties
+            .iter()
+            .filter_map(|(name, column)| Some((name.as_str(), serde_json::from_value(column.clone()).ok()?)))
+    }
+}
+
 /// A column as `discover` saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DiscoveredColumn {
@@ -83,6 +92,9 @@ pub struct DiscoveredColumn {
     /// Whether the source computes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
+    /// Whether changes have no value of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlogged: bool,
     /// The source's comment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
@@ -192,6 +204,7 @@ impl From<&Stream> for DiscoveredStream {
                     source_type: column.source_type.clone(),
                     nullable: column.nullable,
                     generated: column.generated,
+                    unlogged: column.unlogged,
                     comment: column.comment.clone(),
                     suggested_type: column.suggested_type.as_ref().map(ToString::to_string),
                 };

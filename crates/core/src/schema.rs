@@ -285,6 +285,8 @@ pub struct Column {
     pub nullable: bool,
     /// Whether the source computes it from other columns.
     pub generated: bool,
+    /// Whether the source's log has no value of it.
+    pub unlogged: bool,
     /// Whether rows that were there before the column may hold a value in it without having been touched since
     /// (`ADD COLUMN … DEFAULT`).
     pub existing_default: bool,
@@ -320,6 +322,7 @@ impl Column {
             stored_as: String::new(),
             nullable: true,
             generated: false,
+            unlogged: false,
             existing_default: false,
             unique: false,
             comment: None,

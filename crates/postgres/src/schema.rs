@@ -118,6 +118,7 @@ async fn describe_sized(
                     },
                     nullable: !column.not_null,
                     generated: column.generated,
+                    unlogged: column.unlogged,
                     existing_default: column.missing.is_some() || column.default_in_partitions,
                     unique: unique(&column.name),
                     comment: column.comment.clone(),

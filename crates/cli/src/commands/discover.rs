@@ -15,6 +15,8 @@ use crate::quantity::counted;
 
 /// More changes than this are counted, not listed.
 const MOST_CHANGES: usize = 100;
+/// More streams than this are counted, not named.
+const MOST_NAMED: usize = 10;
 
 /// Writes the merged catalog and says what changed.
 pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCode> {
@@ -37,6 +39,9 @@ pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCo
     } else {
         write(output, &catalog)?;
     }
+    if let Some(warning) = unlogged(&catalog) {
+        console.say(&output::harmless(&warning));
+    }
     let selected: usize = catalog.selected_streams.values().map(Vec::len).sum();
     if !first {
         for change in changes.iter().take(MOST_CHANGES) {
@@ -55,6 +60,32 @@ pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCo
         if output == Path::new("-") { "standard output".to_owned() } else { output.display().to_string() },
     ));
     Ok(ExitCode::DONE)
+}
+
+/// What is to be said of columns that a backfill reads and no change has, before somebody follows their streams.
+fn unlogged(catalog: &Catalog) -> Option<String> {
+    let followable = catalog
+        .streams
+        .iter()
+        .map(|entry| &entry.stream)
+        .filter(|stream| stream.supported_sync_modes.iter().any(|mode| mode.follows_log()));
+    let named: Vec<String> = followable
+        .filter_map(|stream| {
+            let columns = stream.type_schema.columns().filter(|(_, column)| column.unlogged);
+            let columns: Vec<&str> = columns.map(|(name, _)| name).collect();
+            (!columns.is_empty())
+                .then(|| format!("{}.{} ({})", stream.namespace, stream.name, columns.join(", ")))
+        })
+        .collect();
+    let listed = named.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = named.len().saturating_sub(MOST_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!named.is_empty()).then(|| {
+        format!(
+            "changes have no value for generated columns of {listed}{more}: where these streams are followed, name them in \
+             columns.exclude"
+        )
+    })
 }
 
 /// Writes the file whole or not at all: the user's choices are in it.
