@@ -3,7 +3,7 @@
 //! [`Workload`](crate::workload::Workload) keeps one table busy; this writes what a reader of the log
 //! has to get right: keys that change and swap, values stored out of line that stay, truncates,
 //! savepoints that are rolled back in transactions large enough to be sent while in progress, rows
-//! without a key, rows that move between partitions, and columns that come and go.
+//! without a key, rows that move between partitions, columns that come and go, and transactions that stay open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -82,6 +82,8 @@ impl Churn {
             let writer = Writer { churn: *self, database, client, rng, number: i64::from(number), made: 0 };
             tasks.push(tokio::spawn(writer.run(shared.clone(), pause)));
         }
+        let slow = Slow { database: TestDatabase::existing(db.server(), db.name()), seed: self.seed };
+        tasks.push(tokio::spawn(slow.run(shared.clone())));
         Ok(Churning { shared, tasks })
     }
 }
@@ -140,26 +142,15 @@ impl Writer {
                 Ok(()) => {}
                 // Two writers meet, or the server is restarted: as in any application.
                 Err(error) if gave_way(&error) => _ = self.client.batch_execute("ROLLBACK").await,
-                Err(error) if went_away(&error) => self.connect_again(&shared).await?,
+                Err(error) if went_away(&error) => match reconnect(&self.database, &shared).await? {
+                    Some(client) => self.client = client,
+                    None => break,
+                },
                 Err(error) => return Err(error).with_context(|| format!("in: {sql}")),
             }
             tokio::time::sleep(pause).await;
         }
         Ok(())
-    }
-
-    async fn connect_again(&mut self, shared: &Shared) -> Result<()> {
-        for _ in 0..300 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            if shared.stopping.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            if let Ok(client) = self.database.client().await {
-                self.client = client;
-                return Ok(());
-            }
-        }
-        anyhow::bail!("the server did not come back")
     }
 
     fn transaction(&mut self) -> String {
@@ -271,9 +262,75 @@ impl Writer {
             97 => {
                 "TRUNCATE bare; INSERT INTO bare SELECT g, 'after' FROM generate_series(1, 200) g".to_owned()
             }
+            98 if version % 4 == 0 => format!(
+                "TRUNCATE pairs; INSERT INTO pairs SELECT g, 'k' || g % 7, g FROM generate_series(1, {ROWS}) g"
+            ),
             _ => format!("UPDATE regions SET n = n + 1 WHERE id BETWEEN {key} AND {key} + {few}"),
         }
     }
+}
+
+/// Transactions that stay open for a while, whatever is begun, added or taken away meanwhile. What they write is theirs
+/// alone, so that nobody waits for them.
+struct Slow {
+    database: TestDatabase,
+    seed: u64,
+}
+
+impl Slow {
+    async fn run(self, shared: Arc<Shared>) -> Result<()> {
+        let mut rng = StdRng::seed_from_u64(!self.seed);
+        let mut client = self.database.client().await?;
+        for number in 0.. {
+            if shared.stopping.load(Ordering::Relaxed) {
+                break;
+            }
+            match self.transaction(&client, &mut rng, number).await {
+                Ok(()) => _ = shared.committed.fetch_add(1, Ordering::Relaxed),
+                Err(error) if gave_way(&error) => client.batch_execute("ROLLBACK").await?,
+                Err(error) if went_away(&error) => match reconnect(&self.database, &shared).await? {
+                    Some(again) => client = again,
+                    None => break,
+                },
+                Err(error) => return Err(error).context("a slow transaction failed"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn transaction(
+        &self,
+        client: &Client,
+        rng: &mut StdRng,
+        number: i64,
+    ) -> Result<(), tokio_postgres::Error> {
+        let first = -10 * (number + 1);
+        let begin = format!(
+            "BEGIN; INSERT INTO keyed (id, version, big) VALUES ({first}, 0, large('{first}')), ({first} - 1, 0, NULL); \
+             INSERT INTO pairs (a, b, n) VALUES ({first}, 'slow', 0); INSERT INTO regions VALUES ({first}, 'eu', 0)"
+        );
+        client.batch_execute(&begin).await?;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(200..2500))).await;
+        let end = format!(
+            "UPDATE keyed SET version = 1, id = id - 2 WHERE id = {first}; DELETE FROM keyed WHERE id = {first} - 1; \
+             UPDATE pairs SET n = 1 WHERE a = {first}; UPDATE regions SET region = 'us' WHERE id = {first}; COMMIT"
+        );
+        client.batch_execute(&end).await
+    }
+}
+
+/// A connection again, once the server is back; none where the writers are to stop.
+async fn reconnect(database: &TestDatabase, shared: &Shared) -> Result<Option<Client>> {
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if shared.stopping.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if let Ok(client) = database.client().await {
+            return Ok(Some(client));
+        }
+    }
+    anyhow::bail!("the server did not come back")
 }
 
 /// The server shut down, or crashed without a word.
