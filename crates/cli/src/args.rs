@@ -331,7 +331,7 @@ pub(crate) struct LimitArgs {
     /// Bytes at the source that a chunk of a backfill has, about
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
     pub(crate) chunk_size: u64,
-    /// How backfills and changes of several streams are ordered [default: what suits the source]
+    /// How backfills and changes of several streams are ordered [default: concurrent, where the source can]
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) cdc_mode: Option<CdcMode>,
     /// How often changes are committed: a time, a size, or both, whichever comes first
@@ -365,11 +365,11 @@ fn parse_memory_limit(text: &str) -> Result<u64, String> {
 /// How backfills and changes of several streams are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CdcMode {
-    /// All backfills, then one stream's changes after another
+    /// All backfills, then the changes, written by one task
     Sequential,
-    /// All backfills, then all streams' changes at once
+    /// All backfills, then the changes, written by a task for each stream
     Parallel,
-    /// Each stream's changes as soon as its own backfill is done
+    /// The changes while backfills run too, so that the source need not keep its log until these are done
     Concurrent,
 }
 
