@@ -60,9 +60,14 @@ impl Project {
         self
     }
 
+    /// What runs do at failpoints: `name[:n]=action`, separated by `;`.
+    pub fn set_failpoints(&mut self, actions: &str) {
+        self.environment.insert("LAKEWARD_FAILPOINT".to_owned(), actions.to_owned());
+    }
+
     /// Aborts the runs at a failpoint, the `nth` time that it is passed.
     pub fn abort_at(&mut self, failpoint: &str, nth: u32) {
-        self.environment.insert("LAKEWARD_FAILPOINT".to_owned(), format!("{failpoint}:{nth}=abort"));
+        self.set_failpoints(&format!("{failpoint}:{nth}=abort"));
     }
 
     /// Passes all failpoints again.
@@ -106,6 +111,25 @@ impl Project {
         }
         found.sort();
         found
+    }
+
+    /// The directory in which the destination keeps its own records of a stream.
+    pub fn stream_meta(&self, stream: impl Into<StreamName>) -> PathBuf {
+        stream.into().directory(&self.lake().join("_lakeward"))
+    }
+
+    /// A stream's commit log, in its order. Records appear whole or not at all.
+    pub fn commit_log(&self, stream: impl Into<StreamName>) -> Result<Vec<Value>> {
+        let directory = self.stream_meta(stream).join("commits");
+        let names = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut names: Vec<PathBuf> =
+            names.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();
+        names.sort();
+        let read = |path: &PathBuf| {
+            let record = serde_json::from_slice(&std::fs::read(path)?);
+            record.with_context(|| format!("{} is no record", path.display()))
+        };
+        names.iter().map(read).collect()
     }
 
     /// Reads one of its JSON files.
