@@ -5,12 +5,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lakeward_testkit::lakeward::{Output, Project, Signal};
-use lakeward_testkit::project_root;
 use lakeward_testkit::server::{PgServer, Version};
 use lakeward_testkit::workload::rounds;
+use lakeward_testkit::{on_both, project_root};
 use serde_json::json;
 
 use crate::scene::{How, LAKEWARD, Scene, TABLE, assert_visible_generation, copy_tree, event};
+
+on_both!(f42_aborted_in_a_first_generation, super::in_a_first_generation);
+on_both!(f42_aborted_in_a_generation_over_an_old_one, super::in_a_generation_over_an_old_one);
+on_both!(f42_aborted_in_an_incremental_pass, super::in_an_incremental_pass);
+on_both!(f42_aborted_in_a_resumed_backfill, super::in_a_resumed_backfill);
+on_both!(f42_aborted_while_a_generation_is_given_up, super::while_a_generation_is_given_up);
 
 /// What every commit passes.
 pub const COMMIT: &[&str] = &[
@@ -23,6 +29,19 @@ pub const COMMIT: &[&str] = &[
     "state-written",
     "state-renamed",
 ];
+
+/// Whether a run passes it once before its work, for each stream that it takes over: the claim is a record as others are,
+/// and what was committed last is made durable once more.
+pub fn is_of_taking_over(place: &str) -> bool {
+    let further = ["parquet-commits-synced", "parquet-targets-synced"];
+    place.starts_with("parquet-record-") || further.contains(&place)
+}
+
+/// What every commit with files passes. Each version has its half, where each has all of it in other situations.
+fn half(version: Version) -> Vec<&'static str> {
+    let first = Version::ALL.iter().position(|each| *each == version).unwrap();
+    [COMMIT, FILES].concat().into_iter().skip(first).step_by(Version::ALL.len()).collect()
+}
 
 /// What a commit with files passes besides.
 pub const FILES: &[&str] = &[
@@ -129,8 +148,8 @@ pub struct Situation {
 }
 
 impl Situation {
-    pub async fn new(how: How) -> Self {
-        let scene = Scene::new(&PgServer::shared(Version::Pg18), ROWS, how).await;
+    pub async fn new(version: Version, how: How) -> Self {
+        let scene = Scene::new(&PgServer::shared(version), ROWS, how).await;
         Self { scene }
     }
 
@@ -163,6 +182,13 @@ impl Situation {
         }
     }
 
+    /// The same, where a run works and does not take the stream over.
+    pub async fn abort_at_each_at_work(&mut self, places: &[&str]) {
+        for place in places {
+            self.abort_at_each(&[place], if is_of_taking_over(place) { 2 } else { 1 }).await;
+        }
+    }
+
     /// What an aborted run left is finished by the next one.
     pub async fn finish(&mut self, mut project: Project, what: &str) {
         project.clear_failpoints();
@@ -186,9 +212,8 @@ fn assert_aborted(output: &Output, place: &str, nth: u32) {
     assert_eq!(output.signal, wanted, "{place}:{nth} was not passed: {:?}\n{}", output.code, output.stderr);
 }
 
-#[tokio::test]
-async fn f42_aborted_in_a_first_generation() {
-    let mut situation = Situation::new(How::FullRefresh).await;
+async fn in_a_first_generation(version: Version) {
+    let mut situation = Situation::new(version, How::FullRefresh).await;
     situation.abort_at_each(&[COMMIT, FILES, FIRST_GENERATION].concat(), 1).await;
     // Once more in the midst of the chunks.
     let midst =
@@ -198,16 +223,16 @@ async fn f42_aborted_in_a_first_generation() {
     }
 }
 
-#[tokio::test]
-async fn f42_aborted_in_a_generation_over_an_old_one() {
-    let mut situation = Situation::new(How::FullRefresh).await;
+async fn in_a_generation_over_an_old_one(version: Version) {
+    let mut situation = Situation::new(version, How::FullRefresh).await;
     situation.sync().await.assert_ok();
     std::fs::write(situation.scene.project.stream_directory(TABLE).join("notes.txt"), "not ours").unwrap();
     // Nothing in the old generation is right any more.
     let changes = "UPDATE busy SET version = version + 1; DELETE FROM busy WHERE id % 3 = 0;
                    INSERT INTO busy SELECT 1000000 + n, 0, n, 'new', NULL FROM generate_series(1, 500) n";
     situation.scene.db.psql(changes).await.unwrap();
-    situation.abort_at_each(&[COMMIT, FILES, SECOND_GENERATION].concat(), 1).await;
+    situation.abort_at_each(SECOND_GENERATION, 1).await;
+    situation.abort_at_each_at_work(&half(version)).await;
     let mut project = situation.copy();
     project.abort_at("parquet-former-file-removed", 2);
     let aborted = project.sync(ARGUMENTS).await.unwrap();
@@ -217,9 +242,8 @@ async fn f42_aborted_in_a_generation_over_an_old_one() {
     situation.finish(project, "parquet-former-file-removed:2").await;
 }
 
-#[tokio::test]
-async fn f42_aborted_in_an_incremental_pass() {
-    let mut situation = Situation::new(How::Incremental).await;
+async fn in_an_incremental_pass(version: Version) {
+    let mut situation = Situation::new(version, How::Incremental).await;
     situation.sync().await.assert_ok();
     for _ in 0..2 {
         situation.scene.db.psql("UPDATE busy SET version = version + 1 WHERE id % 7 = 0").await.unwrap();
@@ -228,12 +252,16 @@ async fn f42_aborted_in_an_incremental_pass() {
     let changes = "UPDATE busy SET version = version + 1 WHERE id % 4 = 0;
                    INSERT INTO busy (id, version, amount, note) SELECT 1000000 + n, 0, n, 'new' FROM generate_series(1, 500) n";
     situation.scene.db.psql(changes).await.unwrap();
-    situation.abort_at_each(&[COMMIT, FILES, INCREMENTAL_PASS].concat(), 1).await;
+    situation.abort_at_each(INCREMENTAL_PASS, 1).await;
+    situation.abort_at_each_at_work(&[COMMIT, FILES].concat()).await;
+    let all = [COMMIT, FILES].concat();
+    let taking_over: Vec<&str> = all.into_iter().filter(|place| is_of_taking_over(place)).collect();
+    situation.abort_at_each(&taking_over, 1).await;
 }
 
 /// A backfill that was stopped just before its swap; then rows of some of its chunks changed.
-async fn interrupted() -> (Situation, u32) {
-    let mut situation = Situation::new(How::FullRefresh).await;
+async fn interrupted(version: Version) -> (Situation, u32) {
+    let mut situation = Situation::new(version, How::FullRefresh).await;
     let project = situation.copy();
     let whole = project.sync(ARGUMENTS).await.unwrap();
     let chunks =
@@ -250,16 +278,15 @@ async fn interrupted() -> (Situation, u32) {
 const CHANGE_A_CHUNK: &str =
     "UPDATE busy SET version = version + 1, note = repeat('x', 900) WHERE ctid < '(2,0)'";
 
-#[tokio::test]
-async fn f42_aborted_in_a_resumed_backfill() {
-    let (mut situation, _) = interrupted().await;
+async fn in_a_resumed_backfill(version: Version) {
+    let (mut situation, _) = interrupted(version).await;
     situation.scene.db.psql(CHANGE_A_CHUNK).await.unwrap();
-    situation.abort_at_each(&[COMMIT, FILES, RESUMED].concat(), 1).await;
+    situation.abort_at_each(RESUMED, 1).await;
+    situation.abort_at_each_at_work(&half(version)).await;
 }
 
-#[tokio::test]
-async fn f42_aborted_while_a_generation_is_given_up() {
-    let (mut situation, _) = interrupted().await;
+async fn while_a_generation_is_given_up(version: Version) {
+    let (mut situation, _) = interrupted(version).await;
     // With another column it is another generation.
     situation.scene.db.psql("ALTER TABLE busy ADD COLUMN later int DEFAULT 7").await.unwrap();
     situation.scene.project.discover().await.unwrap().assert_ok();

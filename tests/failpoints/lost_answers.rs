@@ -1,7 +1,18 @@
 //! A step fails and nobody knows what came of it.
 
-use crate::every_step::Situation;
+use std::time::Duration;
+
+use lakeward_testkit::lakeward::Output;
+use lakeward_testkit::on_both;
+use lakeward_testkit::server::Version;
+
+use crate::changes::{CHANGES, FOLLOW, Logs, ONE_CHECKPOINT, assert_exact, followed};
+use crate::every_step::{LOG_FOLLOWED, Situation, is_of_taking_over};
 use crate::scene::How;
+
+on_both!(f43_answers_of_a_backfill_are_lost, super::of_a_backfill);
+on_both!(f43_answers_of_an_incremental_pass_are_lost, super::of_an_incremental_pass);
+on_both!(f43_answers_of_a_checkpoint_are_lost, super::of_a_checkpoint);
 
 /// From the record on its way to what follows a commit: before the link nothing was committed, after it all was.
 const PLACES: &[&str] = &[
@@ -16,39 +27,67 @@ const PLACES: &[&str] = &[
     "state-written",
 ];
 
-#[tokio::test]
-async fn f43_answers_of_a_backfill_are_lost() {
-    let mut situation = Situation::new(How::FullRefresh).await;
+/// Those before the link.
+const BEFORE: &[&str] = &["parquet-record-written", "parquet-record-synced"];
+
+async fn of_a_backfill(version: Version) {
+    let mut situation = Situation::new(version, How::FullRefresh).await;
     for place in PLACES {
         fail_at(&mut situation, place, if place.starts_with("state") { 1 } else { 3 }).await;
     }
 }
 
-#[tokio::test]
-async fn f43_answers_of_an_incremental_pass_are_lost() {
-    let mut situation = Situation::new(How::Incremental).await;
+async fn of_an_incremental_pass(version: Version) {
+    let mut situation = Situation::new(version, How::Incremental).await;
     situation.sync().await.assert_ok();
     let changes = "UPDATE busy SET version = version + 1 WHERE id % 4 = 0;
                    INSERT INTO busy (id, version, amount, note) SELECT 1000000 + n, 0, n, 'new' FROM generate_series(1, 500) n";
     situation.scene.db.psql(changes).await.unwrap();
     for place in PLACES {
-        // The first record of the run is its claim.
-        let claim = matches!(
-            *place,
-            "parquet-record-written"
-                | "parquet-record-synced"
-                | "parquet-record-linked"
-                | "parquet-commits-synced"
-        );
-        fail_at(&mut situation, place, if claim { 2 } else { 1 }).await;
+        // The first record of the run is its claim, and the pass before is looked at once more.
+        fail_at(&mut situation, place, if is_of_taking_over(place) { 2 } else { 1 }).await;
     }
 }
 
 async fn fail_at(situation: &mut Situation, place: &str, nth: u32) {
-    let project = situation.copy().env("LAKEWARD_FAILPOINT", &format!("{place}:{nth}=error"));
+    let mut project = situation.copy();
+    project.set_failpoints(&format!("{place}:{nth}=error"));
     let arguments = ["--chunk-size", "128KiB", "--max-connections", "1"];
-    let failed = project.sync(&arguments).await.unwrap();
-    assert_eq!(failed.code, Some(6), "{place}:{nth}\n{}", failed.stderr);
-    assert!(failed.stderr.contains("a failpoint made the step fail"), "{place}: {}", failed.stderr);
+    assert_failed(&project.sync(&arguments).await.unwrap(), place);
     situation.finish(project, &format!("{place}:{nth}=error")).await;
+}
+
+fn assert_failed(output: &Output, place: &str) {
+    assert_eq!(output.code, Some(6), "{place}\n{}", output.stderr);
+    assert!(output.stderr.contains("a failpoint made the step fail"), "{place}: {}", output.stderr);
+}
+
+/// A run that would go on for ever ends by itself too.
+async fn of_a_checkpoint(version: Version) {
+    let mut scene = followed(version).await;
+    for place in [PLACES, LOG_FOLLOWED].concat() {
+        // Both streams are taken over, and the state is saved, before anything is read.
+        let nth = match place {
+            _ if is_of_taking_over(place) => 3,
+            "state-written" => 2,
+            _ => 1,
+        };
+        for arguments in [&ONE_CHECKPOINT[..], &FOLLOW] {
+            let at = format!("{place}:{nth}=error {arguments:?}");
+            eprintln!("{at}");
+            scene.sql(CHANGES).await;
+            let logs = Logs::now(&scene.project);
+            scene.project.set_failpoints(&format!("{place}:{nth}=error"));
+            let run = scene.start(arguments);
+            assert_failed(&run.wait_timeout(Duration::from_secs(30)).await.unwrap(), &at);
+            scene.project.clear_failpoints();
+            // What the other stream committed stands.
+            let stand = if BEFORE.contains(&place) { 1 } else { 2 };
+            assert_eq!(logs.count(&scene.project, "data"), stand, "{at}");
+            scene.assert_nothing_forgotten_early().await;
+            scene.sql(CHANGES).await;
+            scene.sync().await;
+        }
+        assert_exact(&scene, place).await;
+    }
 }

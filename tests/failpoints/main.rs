@@ -3,6 +3,9 @@
 
 mod changes;
 mod every_step;
+#[path = "../changes/followed.rs"]
+#[allow(dead_code, reason = "two test binaries share it, and neither needs all of it")]
+mod followed;
 mod lost_answers;
 #[path = "../faults/scene.rs"]
 #[allow(dead_code, reason = "two test binaries share it, and neither needs all of it")]
