@@ -11,3 +11,4 @@ mod lost_answers;
 #[allow(dead_code, reason = "two test binaries share it, and neither needs all of it")]
 mod scene;
 mod slow_steps;
+mod stops;

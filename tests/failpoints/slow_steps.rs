@@ -2,111 +2,104 @@
 
 use std::time::{Duration, Instant};
 
-use lakeward_testkit::lakeward::{Project, Signal};
+use lakeward_testkit::lakeward::{Output, Project, Signal};
+use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::{Options, reconcile};
 use lakeward_testkit::server::{PgServer, Version};
 use serde_json::json;
 
-use crate::scene::{How, LAKEWARD, Scene};
+use crate::followed::Followed;
+use crate::scene::LAKEWARD;
+
+on_both!(f46_the_sink_stalls, super::in_a_backfill);
+on_both!(f46_the_sink_stalls_while_changes_arrive, super::while_changes_arrive);
 
 const MIB: u64 = 1 << 20;
 
-/// The sink stands still for seconds, on every connection, while the source could send a multiple of the limit.
-#[tokio::test]
-async fn f46_the_sink_stalls() {
-    let server = PgServer::shared(Version::Pg18);
-    let db = server.create_database("stalled").await.unwrap();
-    db.execute(
-        "CREATE TABLE wide (id int PRIMARY KEY, a text, b text);
-         ALTER TABLE wide ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL;
-         INSERT INTO wide SELECT n, t, reverse(t) FROM generate_series(1, 3000) n,
-             LATERAL (SELECT string_agg(md5(n::text || i), '') AS t FROM generate_series(1, 1250) i) AS s",
+const TABLE: &str = "CREATE TABLE wide (id int PRIMARY KEY, a text, b text);
+    ALTER TABLE wide ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL";
+
+/// Rows of 80 kB that do not compress, with these keys.
+fn rows(first: u32, last: u32) -> String {
+    format!(
+        "INSERT INTO wide SELECT n, t, reverse(t) FROM generate_series({first}, {last}) n,
+             LATERAL (SELECT string_agg(md5(n::text || i), '') AS t FROM generate_series(1, 1250) i) AS s"
     )
-    .await
-    .unwrap();
+}
+
+fn assert_bounded(version: Version, output: &Output, limit: u64) {
+    let peak = output.peak_rss_bytes;
+    eprintln!("{}: peak {} MiB of {} MiB", version.name(), peak / MIB, limit / MIB);
+    assert!(peak > 10 * MIB && peak < limit, "resident memory reached {} MiB", peak / MIB);
+}
+
+/// The sink stands still for seconds, on every connection, while the source could send a multiple of the limit.
+async fn in_a_backfill(version: Version) {
+    let db = PgServer::shared(version).create_database("stalled").await.unwrap();
+    db.execute(&format!("{TABLE}; {}", rows(1, 3000))).await.unwrap();
     let stalls: Vec<String> = (1..=8).map(|n| format!("parquet-stage-written:{n}=sleep(2500)")).collect();
-    let project = Project::new(LAKEWARD, &db.source_config(json!({}))).unwrap();
+    let mut project = Project::new(LAKEWARD, &db.source_config(json!({}))).unwrap();
     project.discover().await.unwrap().assert_ok();
     project.select_only(&["wide"], json!({ "sync_mode": "full_refresh" })).unwrap();
-    let project = project.env("LAKEWARD_FAILPOINT", &stalls.join(";"));
+    project.set_failpoints(&stalls.join(";"));
     let start = Instant::now();
     let limits = ["--memory-limit", "128MiB", "--max-connections", "8", "--chunk-size", "4MiB"];
     let output = project.sync(&limits).await.unwrap();
     output.assert_ok();
     assert!(start.elapsed() > Duration::from_millis(2500), "the sink did not stall");
-    let peak = output.peak_rss_bytes;
-    eprintln!("peak {} MiB of 128 MiB", peak / MIB);
-    assert!(peak > 10 * MIB && peak < 128 * MIB, "resident memory reached {} MiB", peak / MIB);
+    assert_bounded(version, &output, 128 * MIB);
     reconcile(&db, &project.lake(), "wide", &Options::full_refresh()).await.unwrap().assert_same();
 }
 
-/// A commit that is under way is finished before a stop; a second signal does not wait for it.
-#[tokio::test]
-async fn f51_a_commit_is_finished_before_a_stop() {
-    let scene = Scene::new(&PgServer::shared(Version::Pg18), 5_000, How::FullRefresh).await;
-    let mut project = scene.over_same().env("LAKEWARD_FAILPOINT", "parquet-record-synced:3=sleep(3000)");
-    let arguments = ["--chunk-size", "128KiB", "--max-connections", "1"];
-    let run = project.spawn_sync(&arguments).unwrap();
-    wait_for_record(&project, 2).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+/// For longer than the server waits for a sign of life it cannot send what is there, and more comes.
+async fn while_changes_arrive(version: Version) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut scene = Followed::new(&PgServer::shared(version), TABLE, &["wide"]).await;
+    let patience =
+        format!("ALTER DATABASE \"{}\" SET wal_sender_timeout = {}", scene.db.name(), PATIENCE.as_millis());
+    scene.sql(&patience).await;
+    scene.sync().await;
+    let begin = scene.value("SELECT pg_current_wal_insert_lsn()").await;
+    for first in (1..2500).step_by(100) {
+        scene.sql(&rows(first, first + 99)).await;
+    }
+    let stalls = "parquet-stage-written:1=sleep(9000);parquet-stage-written:3=sleep(3000)";
+    scene.project.set_failpoints(stalls);
+    let mut run = scene.start(&["--follow", "--memory-limit", "64MiB"]);
+    let sender = stuck_for(&scene, PATIENCE * 2).await;
+    for first in (2501..2900).step_by(100) {
+        scene.sql(&rows(first, first + 99)).await;
+    }
+    scene.sql("UPDATE wide SET a = 'short' WHERE id % 10 = 0; DELETE FROM wide WHERE id % 100 = 1").await;
+    let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
+    let done = format!(
+        "SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE database = current_database()"
+    );
+    scene.until(&mut run, &done).await;
+    assert_eq!(scene.slot("active_pid").await, Some(sender), "the connection was lost");
     run.signal(Signal::TERM).unwrap();
     let output = run.wait_timeout(Duration::from_secs(10)).await.unwrap();
     output.assert_code(130);
-    let log = crate::scene::log(&project);
-    // One more chunk may have been waiting to be committed: it is read while the one before it is.
-    assert!((3..=4).contains(&log.len()), "the commit under way was not finished, or another was begun");
-    assert_eq!(project.state().unwrap()["streams"][0]["commit"], log.len(), "the state was not saved");
-    project.clear_failpoints();
-    project.sync(&arguments).await.unwrap().assert_ok();
-    reconcile(&scene.db, &project.lake(), "busy", &Options::full_refresh()).await.unwrap().assert_same();
+    assert!(output.events_of("retrying").is_empty(), "{}", output.stderr);
+    assert_bounded(version, &output, 64 * MIB);
+    let log: u64 = scene.value(&format!("SELECT '{end}'::pg_lsn - '{begin}'")).await.parse().unwrap();
+    assert!(log > 200 * MIB, "only {} MiB of log", log / MIB);
+    scene.assert_same("wide").await;
 }
 
-#[tokio::test]
-async fn f51_a_second_signal_leaves_at_once() {
-    let scene = Scene::new(&PgServer::shared(Version::Pg18), 5_000, How::FullRefresh).await;
-    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::INT)] {
-        let mut project = scene.over_same().env("LAKEWARD_FAILPOINT", "parquet-record-synced:3=sleep(9000)");
-        let arguments = ["--chunk-size", "128KiB", "--max-connections", "1"];
-        let mut run = project.spawn_sync(&arguments).unwrap();
-        wait_for_record(&project, 2).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        run.signal(first).unwrap();
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        assert!(!run.has_ended().unwrap(), "it did not wait for its commit");
-        let sent = Instant::now();
-        run.signal(second).unwrap();
-        let output = run.wait_timeout(Duration::from_secs(8)).await.unwrap();
-        output.assert_code(130);
-        assert!(sent.elapsed() < Duration::from_secs(1), "it left only after {:?}", sent.elapsed());
-        project.clear_failpoints();
-        project.sync(&arguments).await.unwrap().assert_ok();
-        reconcile(&scene.db, &project.lake(), "busy", &Options::full_refresh()).await.unwrap().assert_same();
-    }
-}
-
-/// However long a commit takes, a stop does not take longer than it may.
-#[tokio::test]
-async fn f51_a_stop_has_a_limit() {
-    let scene = Scene::new(&PgServer::shared(Version::Pg18), 5_000, How::FullRefresh).await;
-    let mut project = scene.over_same().env("LAKEWARD_FAILPOINT", "parquet-record-synced:3=sleep(60000)");
-    let arguments = ["--chunk-size", "128KiB", "--max-connections", "1"];
-    let run = project.spawn_sync(&arguments).unwrap();
-    wait_for_record(&project, 2).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let sent = Instant::now();
-    run.signal(Signal::TERM).unwrap();
-    let output = run.wait_timeout(Duration::from_secs(15)).await.unwrap();
-    output.assert_code(130);
-    assert!(sent.elapsed() < Duration::from_secs(11), "it left only after {:?}", sent.elapsed());
-    project.clear_failpoints();
-    project.sync(&arguments).await.unwrap().assert_ok();
-    reconcile(&scene.db, &project.lake(), "busy", &Options::full_refresh()).await.unwrap().assert_same();
-}
-
-async fn wait_for_record(project: &Project, number: usize) {
+/// Waits until the server has not been able to send for so long, and says which process of it that is.
+async fn stuck_for(scene: &Followed, wanted: Duration) -> String {
+    let sql = "SELECT (SELECT pid FROM pg_stat_activity JOIN pg_replication_slots ON active_pid = pid
+        WHERE database = current_database() AND wait_event = 'WalSenderWriteData')";
     let start = Instant::now();
-    while crate::scene::log(project).len() < number {
-        assert!(start.elapsed() < Duration::from_secs(60), "commit {number} does not come");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let (mut since, mut sender) = (Instant::now(), String::new());
+    while sender.is_empty() || since.elapsed() < wanted {
+        assert!(start.elapsed() < Duration::from_secs(60), "the server can send all the while");
+        let now = scene.value(sql).await;
+        if now != sender {
+            (since, sender) = (Instant::now(), now);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    sender
 }
