@@ -219,9 +219,10 @@ pub trait CdcDriver: Send + Sync {
     /// Tells the source that everything before `position` is safe. The last step of a commit, never earlier.
     async fn release(&self, position: &Position) -> Result<()>;
 
-    /// Up to where the source has been told that it may forget, where that is behind `committed`: what lies between
-    /// was committed and not saved, was empty, or is lost, and nothing at the source tells which.
-    async fn released_beyond(&self, committed: &Position) -> Result<Option<Position>>;
+    /// Up to where the source has been told that it may forget the log that `committed` is a place of: everything before
+    /// is committed for every stream. Where that is behind `committed`, what lies between was committed and not saved,
+    /// was empty, or is lost, and nothing at the source tells which.
+    async fn released(&self, committed: &Position) -> Result<Option<Position>>;
 
     /// How far behind a committed position is.
     async fn lag(&self, committed: &Position) -> Result<Lag>;

@@ -28,8 +28,9 @@ pub struct Rebuilt {
 impl crate::AbstractDriver {
     /// Makes the state from the destination's commits. A file that is there already is set aside, not lost.
     ///
-    /// The place in the source's log is the greatest that a commit names. A source that was told more (it moves on
-    /// while nothing happens) is believed with `accept_released` alone: what lies between may as well be lost.
+    /// The place in the source's log is the greatest that a commit names, but none behind what the source was told: the
+    /// commits of a checkpoint name its place before all of them are made. A source that was told more (it moves on while
+    /// nothing happens) is believed with `accept_released` alone: what lies between may as well be lost.
     ///
     /// # Errors
     /// `State` where the destination holds no commits.
@@ -52,9 +53,13 @@ impl crate::AbstractDriver {
         };
         let mut released = None;
         if let (Some(log), Some(committed)) = (driver.change_stream(), &position) {
-            released = log.released_beyond(committed).await?;
-            if accept_released && released.is_some() {
-                position = released.take();
+            released = log.released(committed).await?;
+            let order = released.as_ref().and_then(|released| log.compare(released, committed));
+            match order {
+                Some(Ordering::Less) => position = released.take(),
+                Some(Ordering::Greater) if accept_released => position = released.take(),
+                Some(Ordering::Greater) => {}
+                Some(Ordering::Equal) | None => released = None,
             }
         }
         let state = State::new(pipeline);

@@ -242,13 +242,12 @@ impl CdcDriver for PostgresDriver {
         Ok(())
     }
 
-    async fn released_beyond(&self, committed: &Position) -> Result<Option<Position>> {
+    async fn released(&self, committed: &Position) -> Result<Option<Position>> {
         let committed = LogPosition::of(committed)?;
         let connection = self.connector.connect().await?;
         let slot = slot::find(&connection, &committed.names()?.slot).await?;
         let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
-        let beyond = confirmed.filter(|confirmed| Some(*confirmed) > committed.lsn);
-        Ok(beyond.map(|lsn| committed.at(lsn).to_position()))
+        Ok(confirmed.map(|lsn| committed.at(lsn).to_position()))
     }
 
     async fn lag(&self, committed: &Position) -> Result<Lag> {
