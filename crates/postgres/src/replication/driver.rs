@@ -183,7 +183,8 @@ impl CdcDriver for PostgresDriver {
         let (log, writer) = self.follow(&connection, &names, from).await?;
         let handle = log.cancel_handle();
         let released = self.replication.state().released;
-        let feedback = Arc::new(Feedback::start(writer, released, interval(&connection).await?)?);
+        let interval = interval(&connection, self.connector.settings().silence_limit).await?;
+        let feedback = Arc::new(Feedback::start(writer, released, interval)?);
         let phases = request.streams.iter().map(|(stream, phase)| (stream.id.clone(), phase.clone()));
         let phases = Arc::new(Phases::new(phases));
         let stop = request.context.cancel.child_token();
@@ -344,15 +345,17 @@ fn in_progress(context: &ReadContext) -> InProgress {
     InProgress::new(context.budget.clone(), std::env::temp_dir())
 }
 
-/// How often the server must hear of us, so that it does not take us for dead.
-async fn interval(connection: &crate::connect::Connection) -> Result<Duration> {
+/// How often the server must hear of us, so that it does not take us for dead, and answer, so that we do not take it
+/// for silent.
+async fn interval(connection: &crate::connect::Connection, silence: Duration) -> Result<Duration> {
     let sql = "SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
     let rows = connection.rows(sql, &[]).await?;
     let limit = rows.first().map_or(0, |row| row.get::<_, i64>(0).cast_unsigned());
-    Ok(match limit {
-        0 => FEEDBACK,
-        limit => FEEDBACK.min(Duration::from_millis(limit / 4).max(Duration::from_millis(10))),
-    })
+    let limit = match limit {
+        0 => silence,
+        limit => silence.min(Duration::from_millis(limit)),
+    };
+    Ok(FEEDBACK.min((limit / 4).max(Duration::from_millis(10))))
 }
 
 /// Writes something into the log now and then, so that it moves where captured tables are idle.
