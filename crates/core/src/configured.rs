@@ -59,11 +59,22 @@ impl OnPartitionChange {
     /// # Errors
     /// `Schema` where the run is to stop.
     pub fn part_gone(self, stream: &StreamId) -> Result<Option<&'static str>> {
-        const GONE: &str = "a partition is none of it any more";
+        self.part_lost(stream, "a partition is none of it any more")
+    }
+
+    /// The same of a partition that was truncated.
+    ///
+    /// # Errors
+    /// `Schema` where the run is to stop.
+    pub fn part_emptied(self, stream: &StreamId) -> Result<Option<&'static str>> {
+        self.part_lost(stream, "one of its partitions was truncated")
+    }
+
+    fn part_lost(self, stream: &StreamId, what: &'static str) -> Result<Option<&'static str>> {
         match self {
             Self::Keep => Ok(None),
-            Self::Resnapshot => Ok(Some(GONE)),
-            Self::Fail => Err(Error::new(ErrorKind::Schema, GONE)
+            Self::Resnapshot => Ok(Some(what)),
+            Self::Fail => Err(Error::new(ErrorKind::Schema, what)
                 .at("stream", stream)
                 .hint("set on_partition_change to keep or resnapshot, or clear the stream")),
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lakeward_core::{Error, OnPartitionChange, Op, Sequence, StreamPhase};
+use lakeward_core::{Error, Op, Sequence, StreamPhase};
 
 use super::batches::{Batches, Stamp, Unsent};
 use super::lsn::{LogPosition, Lsn};
@@ -296,11 +296,11 @@ impl Assembler {
                 continue;
             }
             if !whole && !batches.outlet().wait(tables.are_all_parts(index, &parts, transaction.xid))? {
-                if stream.on_partition_change == OnPartitionChange::Keep {
+                let Some(what) = stream.on_partition_change.part_emptied(&stream.id)? else {
                     tracing::warn!(stream = %stream.id, "a partition was truncated: its rows are kept");
                     continue;
-                }
-                let what = "one of its partitions was truncated".to_owned();
+                };
+                let what = what.to_owned();
                 return Err(Halt::Changed(Change { stream: stream.id.clone(), what, placed: false }));
             }
             let mut emit = Emit { tables, batches, transaction: *transaction, generation, size: 0 };
