@@ -12,6 +12,8 @@ use crate::scene::{How, LAKEWARD, Scene, assert_refused};
 
 on_both!(f48_two_runs_on_one_state, super::on_one_state);
 on_both!(f48_two_runs_with_copied_states, super::with_copied_states);
+on_both!(f48_a_second_run_on_one_state_while_the_first_follows, super::on_one_state_that_is_followed);
+on_both!(f48_copied_states_while_the_first_run_follows, super::with_copied_states_while_following);
 
 fn slowed(scene: &Scene) -> Proxy {
     let proxy = Proxy::start(scene.db.server().port()).unwrap();
@@ -34,17 +36,23 @@ async fn on_one_state(version: Version) {
     scene.assert_exact().await;
 }
 
+/// Another project with the same destination and a copy of the state.
+fn copied(scene: &Scene, source: serde_json::Value) -> Project {
+    let copy = Project::new(LAKEWARD, &scene.db.source_config(source)).unwrap();
+    let copy = copy.destination(json!({ "path": scene.project.lake() })).unwrap();
+    for file in ["streams.json", "state.json"] {
+        std::fs::copy(scene.project.file(file), copy.file(file)).unwrap();
+    }
+    copy
+}
+
 async fn with_copied_states(version: Version) {
     let scene = Scene::new(&PgServer::shared(version), 60_000, How::FullRefresh).await;
     let proxy = slowed(&scene);
     let mut earlier = scene.start(&[]);
     scene.wait_for_chunks(&mut earlier, 3).await;
 
-    let copy = Project::new(LAKEWARD, &scene.db.source_config(json!({}))).unwrap();
-    let copy = copy.destination(json!({ "path": scene.project.lake() })).unwrap();
-    for file in ["streams.json", "state.json"] {
-        std::fs::copy(scene.project.file(file), copy.file(file)).unwrap();
-    }
+    let copy = copied(&scene, json!({}));
     assert!(!earlier.has_ended().unwrap(), "there is no earlier run any more");
     copy.sync(&["--chunk-size", "128KiB"]).await.unwrap().assert_ok();
     scene.assert_exact().await;
@@ -56,5 +64,82 @@ async fn with_copied_states(version: Version) {
     // The earlier one's state is behind now; it goes on all the same, and so does the copy.
     scene.source(json!({}));
     scene.sync(&[]).await.assert_ok();
+    scene.assert_exact().await;
+}
+
+async fn on_one_state_that_is_followed(version: Version) {
+    let scene = Scene::new(&PgServer::shared(version), 2_000, How::Cdc).await;
+    scene.sync(&[]).await.assert_ok();
+    let first = scene.follow(&[]).await;
+    scene.change(0).await;
+    for further in [&[][..], &["--follow"]] {
+        let start = Instant::now();
+        let second = scene.sync(further).await;
+        assert!(start.elapsed() < Duration::from_secs(5), "the second run did not leave at once");
+        assert_refused(&second, 7, &["another run holds this state", &first.pid().to_string()]);
+    }
+    scene.change(1).await;
+    scene.caught_up().await;
+    scene.stop(first).await;
+    scene.assert_exact().await;
+    scene.change(2).await;
+    scene.sync(&[]).await.assert_ok();
+    scene.assert_exact().await;
+}
+
+/// Both read one slot: the later run has the streams as soon as it begins, and the slot when the earlier one leaves.
+async fn with_copied_states_while_following(version: Version) {
+    let scene = Scene::new(&PgServer::shared(version), 2_000, How::Cdc).await;
+    scene.sync(&[]).await.assert_ok();
+    let earlier = scene.follow(&[]).await;
+    scene.change(0).await;
+    scene.caught_up().await;
+
+    // While nothing happens the earlier one does not notice; the later one says who is in its way.
+    let copy = copied(&scene, json!({ "max_retries": 0 }));
+    let later = copy.sync(&[]).await.unwrap();
+    assert_refused(
+        &later,
+        3,
+        &["another session reads the slot", "stop the other run", "pg_terminate_backend"],
+    );
+    // At its next commit it is told that it is the earlier one.
+    scene.change(1).await;
+    let earlier = earlier.wait_timeout(Duration::from_secs(60)).await.unwrap();
+    assert_refused(&earlier, 6, &["another run has taken this stream over"]);
+    scene.assert_unharmed().await;
+    // What was released meanwhile only its own state knows.
+    scene.sync(&[]).await.assert_ok();
+    scene.assert_exact().await;
+
+    // Where there is something to commit the later one gets the slot, or is told that its state is too old for it.
+    let earlier = scene.follow(&[]).await;
+    let copy = copied(&scene, json!({}));
+    let later = copy.spawn_sync(&["--chunk-size", "128KiB"]).unwrap();
+    let (before, start) = (scene.log().len(), Instant::now());
+    while scene.log().len() == before {
+        assert!(start.elapsed() < Duration::from_secs(60), "the later run does not take the stream over");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    scene.change(2).await;
+    let earlier = earlier.wait_timeout(Duration::from_secs(60)).await.unwrap();
+    assert_refused(&earlier, 6, &["another run has taken this stream over"]);
+    let later = later.wait_timeout(Duration::from_secs(60)).await.unwrap();
+    eprintln!("{}: the later run ended with {:?}", version.name(), later.code);
+    let (newer, older) = match later.code {
+        Some(0) => (&copy, &scene.project),
+        _ => {
+            assert_refused(&later, 4, &["changes since", "state rebuild"]);
+            (&scene.project, &copy)
+        }
+    };
+    scene.assert_unharmed().await;
+    // Nothing is lost either way: the newer state goes on, and one that is too old is made anew.
+    newer.sync(&[]).await.unwrap().assert_ok();
+    scene.assert_exact().await;
+    scene.change(3).await;
+    assert_refused(&older.sync(&[]).await.unwrap(), 4, &["changes since", "state rebuild"]);
+    older.run(&["state", "rebuild", "--state", "state.json", "--accept-slot"]).await.unwrap().assert_ok();
+    older.sync(&[]).await.unwrap().assert_ok();
     scene.assert_exact().await;
 }

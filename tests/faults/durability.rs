@@ -12,6 +12,10 @@ use serde_json::Value;
 use crate::scene::{How, LAKEWARD, Scene, TABLE};
 
 on_both!(f53_order_of_fsyncs, super::order_of_fsyncs);
+on_both!(f03_f53_nothing_is_released_before_it_is_on_the_disk, super::released_after_it_is_durable);
+
+/// How a message begins that tells the source what is safe: CopyData, its length, 'r'.
+const STATUS: &str = "\\x64\\x00\\x00\\x00\\x26\\x72";
 
 /// A system call that succeeded: when it began and ended, in lines of the trace.
 #[derive(Debug)]
@@ -52,6 +56,13 @@ fn calls(trace: &str) -> Vec<Call> {
 
 struct Trace(Vec<Call>);
 
+/// A place in the source's log, and the line of the trace at which it was told, or on the disk.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    lsn: u64,
+    line: usize,
+}
+
 impl Trace {
     /// The fsyncs of a path.
     fn syncs(&self, path: &str) -> impl Iterator<Item = &Call> {
@@ -82,6 +93,57 @@ impl Trace {
         let of = format!("<{path}>");
         self.0.iter().filter(move |call| call.name == "write" && call.arguments.contains(&of))
     }
+
+    /// Up to where the source was told that all is safe, each time.
+    fn released(&self) -> Vec<Told> {
+        let told = self.0.iter().filter_map(|call| {
+            let message = &call.arguments[call.arguments.find(STATUS)?..];
+            let bytes = message.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte.get(..2)?, 16).ok());
+            // Written, flushed, applied: behind tag, length and kind, eight bytes each.
+            let flushed: Vec<u8> = bytes.skip(6 + 8).take(8).collect::<Option<_>>()?;
+            Some(Told { lsn: u64::from_be_bytes(flushed.try_into().ok()?), line: call.began })
+        });
+        told.collect()
+    }
+
+    /// Where saved states say that all is committed, each from when its name is on the disk.
+    fn durable(&self, directory: &str) -> Vec<Told> {
+        let new = format!("{directory}/state.json.new");
+        let saves = self.writes(&new).filter_map(|save| {
+            let synced = self.syncs(&new).find(|call| call.began > save.ended)?;
+            let renamed = self.renames("./state.json.new", "").find(|call| call.began > synced.ended)?;
+            let named = self.syncs(directory).find(|call| call.began > renamed.ended)?;
+            Some(Told { lsn: global_in(&save.arguments)?, line: named.ended })
+        });
+        saves.collect()
+    }
+
+    /// The first that was released before it was durable. `before` is what was so from the beginning.
+    fn released_early(&self, directory: &str, before: u64) -> Option<Told> {
+        let durable = self.durable(directory);
+        self.released().into_iter().find(|released| {
+            let by_then = durable.iter().filter(|saved| saved.line < released.line);
+            released.lsn > by_then.map(|saved| saved.lsn).fold(before, u64::max)
+        })
+    }
+}
+
+/// The place in the log that all streams share, in a state as strace prints it.
+fn global_in(arguments: &str) -> Option<u64> {
+    let (_, global) = arguments.split_once("\\\"global\\\": ")?;
+    let (position, _) = global.split_once("\\\"streams\\\": ")?;
+    let (_, place) = position.split_once("\\\"lsn\\\": \\\"")?;
+    lsn(place.split('\\').next()?)
+}
+
+fn lsn(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+}
+
+/// The place in the log that a record or a state's global part names.
+fn place_of(value: &Value) -> Option<u64> {
+    lsn(value["position"]["lsn"].as_str()?)
 }
 
 /// The number after `"commit": ` in a state as strace prints it.
@@ -90,7 +152,7 @@ fn commit_in(arguments: &str) -> Option<u64> {
     rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
-async fn traced(scene: &Scene, name: &str) -> (Trace, PathBuf) {
+async fn traced(scene: &Scene, name: &str, further: &[&str]) -> (Trace, PathBuf) {
     let strace = Project::new("strace", &serde_json::json!({})).unwrap();
     for file in ["source.json", "destination.json", "streams.json", "state.json"] {
         if scene.project.file(file).exists() {
@@ -99,8 +161,10 @@ async fn traced(scene: &Scene, name: &str) -> (Trace, PathBuf) {
     }
     let output = scene.project.file(name);
     let output_path = output.to_str().unwrap();
-    let select = "trace=fsync,fdatasync,link,linkat,rename,renameat,renameat2,write";
-    let mut command = vec!["-f", "-y", "-s", "65536", "-e", select, "-o", output_path, LAKEWARD, "sync"];
+    let select = "trace=fsync,fdatasync,link,linkat,rename,renameat,renameat2,write,writev,sendto,sendmsg";
+    // With -x what is no text is printed in hexadecimal digits.
+    let mut command =
+        vec!["-f", "-x", "-y", "-s", "65536", "-e", select, "-o", output_path, LAKEWARD, "sync"];
     command.extend([
         "--config",
         "source.json",
@@ -110,6 +174,7 @@ async fn traced(scene: &Scene, name: &str) -> (Trace, PathBuf) {
         "streams.json",
     ]);
     command.extend(["--state", "state.json", "--chunk-size", "64KiB"]);
+    command.extend(further);
     let run = strace.spawn(&command).expect("strace must be installed: apt-get install strace");
     run.wait_timeout(Duration::from_secs(120)).await.unwrap().assert_ok();
     std::fs::copy(strace.file("state.json"), scene.project.file("state.json")).unwrap();
@@ -121,19 +186,55 @@ async fn order_of_fsyncs(version: Version) {
     for how in [How::FullRefresh, How::Incremental] {
         let scene = Scene::new(&PgServer::shared(version), 3_000, how).await;
         // A first generation; then one over an old one, or a pass.
-        let (trace, directory) = traced(&scene, "first.trace").await;
+        let (trace, directory) = traced(&scene, "first.trace", &[]).await;
         let first = check(&trace, &directory, &scene, 0);
         scene
             .db
             .execute(&format!("UPDATE {TABLE} SET version = version + 1 WHERE id % 5 = 0"))
             .await
             .unwrap();
-        let (trace, directory) = traced(&scene, "second.trace").await;
+        let (trace, directory) = traced(&scene, "second.trace", &[]).await;
         let second = check(&trace, &directory, &scene, first);
         eprintln!("{}, {how:?}: {first} and {} commits in order", version.name(), second - first);
         assert!(first >= 4 && second > first, "too few commits to say anything");
         scene.assert_exact().await;
     }
+}
+
+async fn released_after_it_is_durable(version: Version) {
+    let scene = Scene::new(&PgServer::shared(version), 3_000, How::Cdc).await;
+    // Each transaction is a checkpoint of its own.
+    let often = ["--checkpoint-interval", "1s,1KiB"];
+    let (trace, directory) = traced(&scene, "first.trace", &often).await;
+    let mut known = check(&trace, &directory, &scene, 0);
+    assert_eq!(trace.released_early(directory.to_str().unwrap(), 0).map(|told| told.lsn), None);
+    for (round, name) in ["second.trace", "third.trace"].into_iter().enumerate() {
+        for n in 0..6 {
+            let remainder = round * 6 + n;
+            let sql = format!("UPDATE {TABLE} SET version = version + 1 WHERE id % 200 = {remainder}0");
+            scene.db.execute(&sql).await.unwrap();
+        }
+        let before = place_of(&scene.project.state().unwrap()["global"]).unwrap();
+        let (trace, directory) = traced(&scene, name, &often).await;
+        let directory_name = directory.to_str().unwrap();
+        let early = trace.released_early(directory_name, before);
+        assert!(early.is_none(), "released before a state that says so was on the disk: {early:X?}");
+        let mut steps: Vec<u64> = trace.released().iter().map(|told| told.lsn).collect();
+        assert!(steps.is_sorted(), "what was released is taken back: {steps:X?}");
+        steps.dedup();
+        let after = place_of(&scene.project.state().unwrap()["global"]).unwrap();
+        assert_eq!(steps.last(), Some(&after), "the end was not released");
+        steps.retain(|lsn| *lsn > before);
+        assert!(steps.len() >= 4, "too little was released to say anything: {steps:X?}");
+        let last = check(&trace, &directory, &scene, known);
+        assert!(last >= known + 4, "too few commits to say anything: {}", last - known);
+        known = last;
+        // A run that saved and did not wait for the disk would be found out.
+        let hasty = Trace(trace.0.into_iter().filter(|call| call.name != "fsync").collect());
+        assert!(hasty.released_early(directory_name, before).is_some(), "nothing is ever found");
+        eprintln!("{}: {} places released in order", version.name(), steps.len());
+    }
+    scene.assert_exact().await;
 }
 
 /// Checks every commit after number `known`, and every save of the state; returns the number of the last commit.
@@ -192,6 +293,16 @@ fn check(trace: &Trace, directory: &std::path::Path, scene: &Scene, known: u64) 
             for number in known + 1..=commit {
                 let at = published.get(&number).copied().unwrap_or(usize::MAX);
                 assert!(at < save.began, "the state knew of commit {number} before it was published");
+            }
+        }
+        // So it is with those whose changes all streams are said to have.
+        let shared = global_in(&save.arguments).unwrap_or_default();
+        for (before, record) in log.iter().zip(log.iter().skip(1)) {
+            let number = record["number"].as_u64().unwrap();
+            let brought = place_of(record).filter(|place| Some(*place) > place_of(before));
+            if number > known && brought.is_some_and(|place| place <= shared) {
+                let at = published.get(&number).copied().unwrap_or(usize::MAX);
+                assert!(at < save.began, "the state had passed commit {number} before it was published");
             }
         }
         let next = saves.get(place + 1).map_or(usize::MAX, |next| next.began);

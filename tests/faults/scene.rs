@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lakeward_testkit::lakeward::{Output, Project, Running};
+use lakeward_testkit::lakeward::{Output, Project, Running, Signal};
 use lakeward_testkit::python;
 use lakeward_testkit::reconcile::{Options, reconcile};
 use lakeward_testkit::server::{PgServer, TestDatabase};
@@ -24,6 +24,7 @@ pub const TABLE: &str = "busy";
 pub enum How {
     FullRefresh,
     Incremental,
+    Cdc,
 }
 
 impl How {
@@ -34,6 +35,7 @@ impl How {
             How::Incremental => json!({
                 "sync_mode": "incremental", "cursor_field": "updated_at", "cursor_lookback": "10m",
             }),
+            How::Cdc => json!({ "sync_mode": "cdc" }),
         }
     }
 }
@@ -83,12 +85,67 @@ impl Scene {
         self.start(further).wait_timeout(Duration::from_secs(240)).await.unwrap()
     }
 
+    /// Starts to follow the log, and waits until it is read.
+    pub async fn follow(&self, further: &[&str]) -> Running {
+        let run = self.start(&[&["--follow", "--checkpoint-interval", "100ms"], further].concat());
+        self.db.until(&self.of_slot("active")).await.expect("the log is read");
+        run
+    }
+
+    /// Waits until the source was told that all that is in it by now is safe.
+    pub async fn caught_up(&self) {
+        let end = self.db.value("SELECT pg_current_wal_insert_lsn()").await.unwrap().unwrap();
+        let reached = self.of_slot(&format!("confirmed_flush_lsn >= '{end}'"));
+        self.db.until(&reached).await.expect("what is written is followed");
+    }
+
+    /// Stops a run that follows.
+    pub async fn stop(&self, run: Running) -> Output {
+        run.signal(Signal::TERM).unwrap();
+        let output = run.wait_timeout(Duration::from_secs(15)).await.unwrap();
+        output.assert_code(130);
+        output
+    }
+
+    /// Whether something is true of the pipeline's slot, as a query.
+    pub fn of_slot(&self, what: &str) -> String {
+        format!(
+            "SELECT EXISTS (SELECT FROM pg_replication_slots
+             WHERE database = current_database() AND NOT temporary AND {what})"
+        )
+    }
+
+    /// A run that failed left whole files, and the slot where the state says that all is committed.
+    pub async fn assert_unharmed(&self) {
+        assert!(self.assert_visible_files_are_whole() > 0, "what was in sight is gone");
+        assert_eq!(
+            self.db.value(&self.of_slot("true")).await.unwrap().as_deref(),
+            Some("t"),
+            "the slot is gone"
+        );
+        self.project.assert_nothing_forgotten_early(&self.db).await;
+    }
+
+    /// Changes of all kinds, in one transaction that takes about 3 MB in the log; no two numbers change the same.
+    pub async fn change(&self, number: i64) {
+        let new = 1_000_000_000 + number * 10_000;
+        self.db
+            .execute(&format!(
+                "BEGIN; UPDATE {TABLE} SET version = version + 1, note = repeat(md5((id + {number})::text), 30) WHERE id % 70 <> 0;
+                 UPDATE {TABLE} SET id = id + 1 WHERE id % 500 = 10 * {number}; DELETE FROM {TABLE} WHERE id % 700 = 10 * {number};
+                 INSERT INTO {TABLE} SELECT {new} + n * 10, {number}, n, repeat(md5(n::text), 30), NULL FROM generate_series(1, 100) n; COMMIT"
+            ))
+            .await
+            .unwrap();
+    }
+
     /// Every row and value is the source's. Where rows of an incremental stream were deleted at the source, they
     /// may be left over: `deletes` says whether there were such.
     pub async fn assert_exact_but_for(&self, deletes: Deletes) {
         let options = match self.how {
             How::FullRefresh => Options::full_refresh(),
             How::Incremental => Options::incremental(),
+            How::Cdc => Options::cdc(),
         };
         let report = reconcile(&self.db, &self.project.lake(), TABLE, &options).await.unwrap();
         assert!(report.rows_source > 0, "nothing was compared");
