@@ -10,6 +10,7 @@ use crate::pipeline::Pipeline;
 
 on_each_version!(
     f19_names_of_every_kind,
+    f19_names_of_every_kind_are_followed,
     f19_names_that_differ_only_in_case,
     f19_names_that_collide_at_the_destination,
     destination_tables_have_names_of_their_own,
@@ -105,6 +106,59 @@ async fn f19_names_of_every_kind(version: Version) {
         output.assert_ok();
         assert_eq!(output.stdout.lines().count(), pipeline.project.visible_files(("public", name)).len());
     }
+}
+
+/// Under names that SQL, files and the log's messages each have to carry: of tables, columns and keys.
+async fn f19_names_of_every_kind_are_followed(version: Version) {
+    let long = "n".repeat(63);
+    let odd = "Weird \"schema\".x";
+    let tables = [
+        (odd, "with \"quotes\""),
+        (odd, "semi;colon--comment"),
+        ("public", "it's"),
+        ("public", "ünïcödé_表_💧"),
+        ("public", "back\\slash\nline"),
+        ("public", long.as_str()),
+        ("public", "UPPER"),
+        ("public", "upper"),
+    ];
+    let ident = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let for_each = |sql: &dyn Fn(String, String) -> String| -> String {
+        tables
+            .iter()
+            .map(|(schema, name)| sql(format!("{}.{}", ident(schema), ident(name)), ident(name)))
+            .collect()
+    };
+    let create = for_each(&|table, name| {
+        format!(
+            "CREATE TABLE {table} ({name} int PRIMARY KEY, \"it's; {{\" text, big text, \"Big\" int); ALTER TABLE {table} ALTER big SET STORAGE EXTERNAL;
+             INSERT INTO {table} SELECT g, 'v', repeat('x' || g, 2000), -g FROM generate_series(1, 30) g;"
+        )
+    });
+    let pipeline = Pipeline::new(version, &format!("CREATE SCHEMA {}; {create}", ident(odd))).await;
+    for table in tables {
+        pipeline.project.select(table, json!({ "sync_mode": "cdc" })).unwrap();
+    }
+    pipeline.sync().await;
+    let change = for_each(&|table, name| {
+        format!(
+            "INSERT INTO {table} VALUES (40, 'new', 'small', 0); UPDATE {table} SET \"it's; {{\" = 'u' WHERE {name} < 5; DELETE FROM {table} WHERE {name} = 7;
+             UPDATE {table} SET {name} = {name} + 1000 WHERE {name} % 10 = 3; ALTER TABLE {table} ADD COLUMN {added} int; UPDATE {table} SET {added} = 1 WHERE {name} % 4 = 0;",
+            added = ident("more \"of\"\nit;"),
+        )
+    });
+    pipeline.sql(&change).await;
+    pipeline.sync().await;
+    for table in tables {
+        let (schema, name) = table;
+        let output = pipeline.project.run(&["files", &format!("{schema}.{name}")]).await.unwrap();
+        output.assert_ok();
+        let file = pipeline.project.path().join(output.stdout.lines().next().unwrap());
+        let options = Options::cdc().directory(file.parent().unwrap());
+        pipeline.assert_same(table, &options).await;
+    }
+    pipeline.project.run(&["verify"]).await.unwrap().assert_ok();
+    pipeline.project.run(&["clear", "--all", "--yes"]).await.unwrap().assert_ok();
 }
 
 async fn f19_names_that_differ_only_in_case(version: Version) {

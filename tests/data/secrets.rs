@@ -3,12 +3,17 @@
 use std::path::Path;
 
 use lakeward_testkit::lakeward::{Output, Project};
+use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::{TestDatabase, Version};
 use serde_json::{Value, json};
 
 use crate::pipeline::{PROGRAM, all_files, database};
 
-on_each_version!(f49_no_secret_and_no_row_value_is_ever_told, f49_configs_that_cannot_be_read_quote_nothing);
+on_each_version!(
+    f49_no_secret_and_no_row_value_is_ever_told,
+    f49_changes_are_followed_without_a_word_of_what_is_in_them,
+    f49_configs_that_cannot_be_read_quote_nothing,
+);
 
 /// What must not be found: the password, a wrong one, and values of rows.
 const PASSWORD: &str = "canary-pw-ßK7'x\"";
@@ -25,6 +30,13 @@ fn search(name: &str, text: &str) {
 fn search_output(name: &str, output: &Output) {
     search(&format!("standard error of {name}"), &output.stderr);
     search(&format!("standard output of {name}"), &output.stdout);
+}
+
+/// Runs a command, and searches what it said.
+async fn told(project: &Project, arguments: &[&str]) -> Output {
+    let output = project.run(arguments).await.unwrap();
+    search_output(&arguments.join(" "), &output);
+    output
 }
 
 async fn role(db: &TestDatabase) -> String {
@@ -59,12 +71,11 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
             Project::new(PROGRAM, &db.source_config(login.clone())).unwrap().env("LAKEWARD_CANARY", PASSWORD);
         let run = async |arguments: &[&str], code: Option<i32>| {
             let arguments: Vec<&str> = arguments.iter().chain(&speech).copied().collect();
-            let output = project.run(&arguments).await.unwrap();
+            let output = told(&project, &arguments).await;
             match code {
                 Some(code) => assert_eq!(output.code, Some(code), "{arguments:?}: {}", output.stderr),
                 None => assert_ne!(output.code, Some(0), "{arguments:?}"),
             }
-            search_output(&arguments.join(" "), &output);
             output
         };
         run(&["discover", "--config", "source.json", "--output", "streams.json"], Some(0)).await;
@@ -118,6 +129,105 @@ async fn f49_no_secret_and_no_row_value_is_ever_told(version: Version) {
         for file in all_files(&project.lake().join("_lakeward")) {
             assert_no_password(&file);
         }
+    }
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}
+
+async fn f49_changes_are_followed_without_a_word_of_what_is_in_them(version: Version) {
+    let db = database(
+        version,
+        "CREATE TABLE followed (id int PRIMARY KEY, k text, big text, d date); ALTER TABLE followed ALTER big SET STORAGE EXTERNAL;
+         INSERT INTO followed SELECT g, 'canary-text-1f', repeat('canary-text-1f', 300), '54321-09-08' FROM generate_series(1, 50) g;
+         CREATE TABLE keyed (k text PRIMARY KEY, n int, big text); ALTER TABLE keyed ALTER big SET STORAGE EXTERNAL;
+         INSERT INTO keyed SELECT 'canary-key-2e' || g, g, repeat('canary-text-1f', 300) FROM generate_series(1, 50) g;
+         CREATE TABLE bare (n numeric, t text); ALTER TABLE bare REPLICA IDENTITY FULL; INSERT INTO bare SELECT 867530.9, 'canary-raise-4c' FROM generate_series(1, 9);
+         CREATE TABLE strict (id int PRIMARY KEY, at timestamp)",
+    )
+    .await;
+    let role = role(&db).await;
+    let tables = ["followed", "keyed", "bare", "strict"];
+    let owned: String = tables.iter().map(|table| format!("ALTER TABLE {table} OWNER TO {role};")).collect();
+    db.execute(&format!(
+        "ALTER ROLE {role} REPLICATION; GRANT CREATE ON DATABASE \"{0}\" TO {role}; {owned} ALTER DATABASE \"{0}\" SET logical_decoding_work_mem = '64kB'",
+        db.name()
+    ))
+    .await
+    .unwrap();
+    let proxy = Proxy::start(db.server().port()).unwrap();
+    let login = json!({ "username": role, "password": "${LAKEWARD_CANARY}", "port": proxy.port() });
+    for (round, (level, format)) in [("trace", "json"), ("debug", "text")].into_iter().enumerate() {
+        let project =
+            Project::new(PROGRAM, &db.source_config(login.clone())).unwrap().env("LAKEWARD_CANARY", PASSWORD);
+        let run = async |arguments: &[&str], code: i32| {
+            let output =
+                told(&project, &[arguments, &["--log-level", level, "--log-format", format]].concat()).await;
+            output.assert_code(code);
+            output
+        };
+        run(&["discover", "--config", "source.json", "--output", "streams.json"], 0).await;
+        project.select_only(&tables, json!({ "sync_mode": "cdc" })).unwrap();
+        project.select("strict", json!({ "on_bad_value": "fail" })).unwrap();
+        run(&["check", "--streams", "streams.json"], 0).await;
+        run(&["sync"], 0).await;
+        let first = (round + 1) * 1000;
+        // New rows, large values that stay as they are, keys that change, rows that go.
+        let changes = format!(
+            "INSERT INTO followed SELECT {first} + g, 'canary-text-1f', repeat('canary-text-1f', 300), '54321-09-08' FROM generate_series(1, 20) g;
+             UPDATE followed SET k = k || 'x' WHERE id % 7 = 0; UPDATE followed SET id = -id WHERE id % 11 = 0;
+             UPDATE keyed SET k = k || 'y' WHERE n % 5 = 0; UPDATE keyed SET n = n + 1000 WHERE n % 7 = 0;
+             DELETE FROM followed WHERE id % 13 = 0; DELETE FROM keyed WHERE n % 9 = 1 AND n < 50;
+             UPDATE bare SET t = t || 'z' WHERE ctid IN (SELECT ctid FROM bare LIMIT 2); INSERT INTO bare VALUES (867530.9, 'canary-view-3d')"
+        );
+        db.execute(&changes).await.unwrap();
+        run(&["sync"], 0).await;
+        // So large that it is set aside, and cut off amid it.
+        let large = format!(
+            "INSERT INTO followed SELECT {first} + 100 + n, 'canary-text-1f', (SELECT string_agg('canary-text-1f' || g, '') FROM generate_series(1, 300000) g), NULL
+             FROM generate_series(1, 3) n; UPDATE keyed SET k = k || 'w' WHERE n % 6 = 0"
+        );
+        db.execute(&large).await.unwrap();
+        proxy.cut_after_bytes(3 << 20);
+        let output = run(&["sync", "--memory-limit", "64MiB"], 0).await;
+        let again = ["retrying", "trying again"].iter().any(|said| output.stderr.contains(said));
+        assert!(again, "nothing was cut: {}", output.stderr);
+        proxy.cut_after_bytes(u64::MAX);
+        // Columns that come, and rows that are read again for them.
+        let columns = format!(
+            "ALTER TABLE followed ADD COLUMN extra_{round} text; UPDATE followed SET extra_{round} = 'canary-text-1f' WHERE id % 3 = 0;
+             ALTER TABLE keyed ADD COLUMN filled_{round} text DEFAULT 'canary-text-1f'; UPDATE keyed SET n = n - 1 WHERE n % 4 = 0"
+        );
+        db.execute(&columns).await.unwrap();
+        run(&["sync"], 0).await;
+        run(&["verify"], 0).await;
+        run(&["status", "--config", "source.json"], 0).await;
+        for command in
+            [&["view", "followed", "--engine", "duckdb"][..], &["files", "public.keyed"], &["compact"]]
+        {
+            run(command, 0).await;
+        }
+        // A value that is refused, then one that is replaced.
+        db.execute(&format!("INSERT INTO strict VALUES ({round}, '54321-09-08 01:02')")).await.unwrap();
+        let output = run(&["sync"], 5).await;
+        assert!(output.stderr.contains("strict"), "{}", output.stderr);
+        project.select("strict", json!({ "on_bad_value": "clamp" })).unwrap();
+        run(&["sync"], 0).await;
+        // The slot is gone: that is told, and nothing else.
+        let idle = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active)";
+        db.until(idle).await.unwrap();
+        let gone = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
+        db.execute(gone).await.unwrap();
+        run(&["sync"], 4).await;
+        for file in ["streams.json", "state.json"] {
+            search(file, &std::fs::read_to_string(project.file(file)).unwrap());
+        }
+        for file in all_files(&project.lake().join("_lakeward")) {
+            assert_no_password(&file);
+            if file.extension().is_some_and(|extension| extension == "json") {
+                search(&file.display().to_string(), &std::fs::read_to_string(&file).unwrap());
+            }
+        }
+        run(&["clear", "--all", "--yes"], 0).await;
+        db.execute("TRUNCATE strict").await.unwrap();
     }
     db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! Encrypted connections, and servers that are not who they should be. PostgreSQL 15 has TLS, 18 here has none.
 
-use lakeward_testkit::lakeward::Project;
+use lakeward_testkit::lakeward::{Project, Signal};
 use lakeward_testkit::reconcile::{Options, reconcile};
 use lakeward_testkit::server::{PgServer, TestDatabase, Version};
 use serde_json::{Value, json};
@@ -71,6 +71,54 @@ async fn modes_that_connect() {
             "{ssl} to {host}"
         );
     }
+}
+
+/// The log, what is looked up, and what the server is told: all of it is encrypted, and large values pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_are_followed_over_tls() {
+    let sql = format!(
+        "{TABLE}; ALTER TABLE t ALTER v SET STORAGE EXTERNAL; INSERT INTO t SELECT g, repeat('y' || g, 300000) FROM generate_series(10001, 10004) g;
+         CREATE ROLE {{role}} LOGIN REPLICATION PASSWORD 'scrambled'; ALTER TABLE t OWNER TO {{role}}"
+    );
+    let db = database(Version::Pg15, "").await;
+    let role = format!("{}_followed", db.name());
+    db.execute("SET password_encryption = 'scram-sha-256'").await.unwrap();
+    db.execute(&sql.replace("{role}", &role)).await.unwrap();
+    db.execute(&format!("GRANT CREATE ON DATABASE \"{}\" TO {role}", db.name())).await.unwrap();
+    let scram = format!("SELECT rolpassword LIKE 'SCRAM-SHA-256%' FROM pg_authid WHERE rolname = '{role}'");
+    assert_eq!(db.value(&scram).await.unwrap().as_deref(), Some("t"));
+    let ssl = json!({ "mode": "verify-full", "server_ca": authority() });
+    let login = json!({ "host": "localhost", "username": role, "password": "scrambled", "ssl": ssl });
+    let project = Project::new(PROGRAM, &db.source_config(login)).unwrap();
+    project.discover().await.unwrap().assert_ok();
+    project.select_only(&["t"], json!({ "sync_mode": "cdc" })).unwrap();
+    let run = project.spawn_sync(&["--follow", "--checkpoint-interval", "100ms"]).unwrap();
+    let encrypted =
+        "SELECT EXISTS (SELECT FROM pg_replication_slots r JOIN pg_stat_ssl s ON s.pid = r.active_pid
+        WHERE r.database = current_database() AND NOT r.temporary AND s.ssl)";
+    db.until(encrypted).await.unwrap();
+    let plain = format!(
+        "SELECT count(*) FILTER (WHERE NOT ssl), count(*) > 0 FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.usename = '{role}'"
+    );
+    assert_eq!(db.value(&plain).await.unwrap().as_deref(), Some("0"), "a connection is not encrypted");
+    db.execute(
+        "UPDATE t SET v = repeat('z' || id, 400) WHERE id % 3 = 0; UPDATE t SET id = id + 100000 WHERE id % 1000 = 1 OR id > 10002; DELETE FROM t WHERE id % 7 = 0;
+         INSERT INTO t SELECT g, repeat('w' || g, 1000000) FROM generate_series(20001, 20002) g",
+    )
+    .await
+    .unwrap();
+    let end = db.value("SELECT pg_current_wal_insert_lsn()").await.unwrap().unwrap();
+    let caught_up = format!(
+        "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND NOT temporary AND confirmed_flush_lsn >= '{end}')"
+    );
+    db.until(&caught_up).await.unwrap();
+    run.signal(Signal::TERM).unwrap();
+    run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
+    db.execute("UPDATE t SET v = 'short' WHERE id % 5 = 0").await.unwrap();
+    project.sync(&[]).await.unwrap().assert_ok();
+    reconcile(&db, &project.lake(), "t", &Options::cdc()).await.unwrap().assert_same();
+    project.run(&["clear", "--all", "--yes"]).await.unwrap().assert_ok();
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
 
 #[tokio::test]
