@@ -12,6 +12,7 @@ on_both!(f07_values_that_are_looked_up_and_do_not_fit, super::looked_up_misfits)
 on_both!(f08_replica_identities, super::identities);
 on_both!(f09_keys_that_change_and_swap, super::keys);
 on_both!(f10_truncates_between_inserts, super::truncates);
+on_both!(f10_partitions_that_are_truncated, super::truncated_parts);
 on_both!(f13_partitions_that_come_and_go_between_runs, super::come_and_go_parts);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f13_partitions_are_attached_while_they_are_empty, super::attached_empty);
@@ -99,8 +100,16 @@ async fn identities(version: Version) {
     scene.sql("INSERT INTO keyless VALUES (100), (100)").await;
     scene.sync().await;
     scene.assert_same_as("keyless", &Options::cdc().key(&[])).await;
-    scene.sql("UPDATE keyless SET a = 0; DELETE FROM keyless").await;
+    // What the table would be if nothing but inserts had ever happened.
+    scene.sql("CREATE TABLE inserted AS SELECT * FROM keyless").await;
+    scene
+        .sql("INSERT INTO keyless VALUES (7); INSERT INTO inserted VALUES (7); UPDATE keyless SET a = 0")
+        .await;
     scene.sync().await;
+    scene.sql("BEGIN; DELETE FROM keyless; INSERT INTO keyless VALUES (8); TRUNCATE keyless; INSERT INTO keyless VALUES (9); COMMIT; INSERT INTO inserted VALUES (8), (9)").await;
+    scene.sync().await;
+    let inserted = Options::cdc().key(&[]).directory(scene.project.stream_directory("keyless"));
+    scene.assert_same_as("inserted", &inserted).await;
 }
 
 async fn keys(version: Version) {
@@ -128,22 +137,101 @@ async fn truncates(version: Version) {
     scene.assert_same("u").await;
 }
 
-async fn come_and_go_parts(version: Version) {
-    let tables = ["keep", "resnapshot", "fail"];
-    let sql: String = tables
-        .iter()
-        .map(|t| {
-            format!(
-                "CREATE TABLE {t} (id int, r int, PRIMARY KEY (id, r)) PARTITION BY LIST (r);
-                 CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES IN (1); CREATE TABLE {t}_2 PARTITION OF {t} FOR VALUES IN (2);
-                 INSERT INTO {t} SELECT g, g % 2 + 1 FROM generate_series(1, 40) g;"
-            )
-        })
-        .collect();
-    let scene = Followed::new(&PgServer::shared(version), &sql, &[]).await;
-    let choose = |table: &str, policy: &str| {
-        scene.project.select(table, json!({ "sync_mode": "cdc", "on_partition_change": policy })).unwrap();
+/// Tables in two parts, each named after its policy.
+const POLICIES: [&str; 3] = ["keep", "resnapshot", "fail"];
+
+fn in_parts() -> String {
+    let table = |t| {
+        format!(
+            "CREATE TABLE {t} (id int, r int, PRIMARY KEY (id, r)) PARTITION BY LIST (r);
+             CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES IN (1); CREATE TABLE {t}_2 PARTITION OF {t} FOR VALUES IN (2);
+             INSERT INTO {t} SELECT g, g % 2 + 1 FROM generate_series(1, 40) g;"
+        )
     };
+    POLICIES.iter().map(table).collect()
+}
+
+fn choose(scene: &Followed, table: &str, policy: &str) {
+    scene.project.select(table, json!({ "sync_mode": "cdc", "on_partition_change": policy })).unwrap();
+}
+
+async fn truncated_parts(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), &in_parts(), &[]).await;
+    POLICIES.iter().for_each(|policy| choose(&scene, policy, policy));
+    scene.sync().await;
+    // All parts at once, by whatever names: the table is empty.
+    for t in POLICIES {
+        scene.sql(&format!("BEGIN; INSERT INTO {t} VALUES (50, 1); TRUNCATE {t}_2, {t}_1; INSERT INTO {t} VALUES (51, 1), (52, 2); COMMIT")).await;
+    }
+    assert!(!scene.sync().await.stderr.contains("read again"));
+    for t in POLICIES {
+        scene.assert_same(t).await;
+    }
+    let kept = Options::cdc().key(&["id", "r"]).directory(scene.project.stream_directory("keep"));
+    for (round, follow) in [false, true].into_iter().enumerate() {
+        scene.sql("DROP TABLE IF EXISTS kept").await;
+        let output = if follow {
+            let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
+            scene.until(&mut run, READ).await;
+            truncate_one(&scene, round).await;
+            // What one stream holds up is not followed for ever.
+            run.wait_timeout(std::time::Duration::from_secs(60)).await.unwrap()
+        } else {
+            truncate_one(&scene, round).await;
+            scene.run(&[]).await
+        };
+        assert_failed_alone(&output);
+        scene.assert_same("resnapshot").await;
+        scene.assert_same_as("kept", &kept).await;
+        scene.assert_nothing_forgotten_early().await;
+        choose(&scene, "fail", "resnapshot");
+        scene.sync().await;
+        scene.assert_same("fail").await;
+        choose(&scene, "fail", "fail");
+        // What was kept goes with the next truncate of the table, or with a row that comes in its place.
+        for t in POLICIES {
+            scene
+                .sql(&format!(
+                    "TRUNCATE {t}; INSERT INTO {t} SELECT g, g % 2 + 1 FROM generate_series(1, 20) g"
+                ))
+                .await;
+        }
+        scene.sync().await;
+        for t in POLICIES {
+            scene.assert_same(t).await;
+        }
+    }
+}
+
+const READ: &str = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active AND NOT temporary)";
+
+/// Empties one part of each table, between other changes. `kept` is what the rows are where they are kept.
+async fn truncate_one(scene: &Followed, round: usize) {
+    let sql = |t: &str, kept: &str| {
+        format!(
+            "BEGIN; INSERT INTO {t} VALUES (6{round}, 1), (6{round}, 2); {kept} TRUNCATE {t}_1; INSERT INTO {t} VALUES (7{round}, 1); COMMIT;
+             UPDATE {t} SET id = id + 100 WHERE id = 7{round} OR (id, r) = (6{round}, 2)"
+        )
+    };
+    scene.sql(&sql("resnapshot", "")).await;
+    scene.sql(&sql("keep", "CREATE TABLE kept AS SELECT * FROM keep;")).await;
+    scene.sql(&format!("INSERT INTO kept VALUES (17{round}, 1); UPDATE kept SET id = id + 100 WHERE (id, r) = (6{round}, 2)")).await;
+    // Last, because it ends what is followed.
+    scene.sql(&sql("fail", "")).await;
+}
+
+fn assert_failed_alone(output: &lakeward_testkit::lakeward::Output) {
+    output.assert_code(5);
+    let failed = output.events_of("stream_failed");
+    assert_eq!((failed.len(), &failed[0]["stream"]), (1, &json!("public.fail")), "{failed:?}");
+    assert!(failed[0]["error"].as_str().unwrap().contains("truncated"), "{failed:?}");
+    assert!(output.stderr.contains("its rows are kept"), "{}", output.stderr);
+}
+
+async fn come_and_go_parts(version: Version) {
+    let tables = POLICIES;
+    let scene = Followed::new(&PgServer::shared(version), &in_parts(), &[]).await;
+    let choose = |table: &str, policy: &str| choose(&scene, table, policy);
     tables.iter().for_each(|policy| choose(policy, policy));
     scene.sync().await;
     // With rows in it, of which none changes: under every policy.
