@@ -317,23 +317,26 @@ impl LogRun {
         match self.mode {
             ChangeMode::Sequential | ChangeMode::Parallel => {
                 self.backfill(queued, &stop).await?;
+                let last = if self.none_is_left() { Until::Now } else { last };
                 Ok(reading.run(last, &never).await?.into())
             }
             ChangeMode::Concurrent if queued.is_empty() => Ok(reading.run(last, &never).await?.into()),
             ChangeMode::Concurrent => {
-                let done = CancellationToken::new();
-                // Where the run ends by itself, the log is read up to a place behind the last snapshot.
-                let quit = if follow { &never } else { &done };
+                // Where the run ends by itself, or has nothing to follow, the log is read up to a place behind the last
+                // snapshot.
+                let quit = CancellationToken::new();
                 let backfills = async {
                     let outcome = self.backfill(queued, &stop).await;
-                    done.cancel();
+                    if !follow || self.none_is_left() {
+                        quit.cancel();
+                    }
                     if outcome.is_err() {
                         stop.cancel();
                     }
                     outcome
                 };
                 let read = async {
-                    let end = reading.run(Until::Forever, quit).await;
+                    let end = reading.run(Until::Forever, &quit).await;
                     if !matches!(end, Ok(ReadEnd::Asked)) {
                         stop.cancel();
                     }
@@ -354,6 +357,12 @@ impl LogRun {
                 }
             }
         }
+    }
+
+    /// Whether there is no stream that can be followed: a run that went on for ever without one would hide that.
+    fn none_is_left(&self) -> bool {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        self.runs.keys().all(|id| failures.contains_key(id) || self.broken.contains_key(id))
     }
 
     /// Makes the log followable: the intent is saved first, so that what a crash leaves at the source is known.
