@@ -18,6 +18,7 @@ on_both!(f44_disk_full_while_changes_are_written, super::disk_full_of_changes);
 on_both!(f44_permission_denied_mid_run, super::permission_denied_mid_run);
 on_both!(f44_directory_gone_mid_run, super::directory_gone_mid_run);
 on_both!(f44_permission_denied_while_following, super::permission_denied_while_following);
+on_both!(f44_permission_denied_before_anything_is_followed, super::nothing_to_follow);
 on_both!(f44_directory_gone_while_following, super::directory_gone_while_following);
 
 /// A file system of its own in memory, unmounted when dropped.
@@ -244,6 +245,28 @@ async fn directory_gone_while_following(version: Version) {
     let _ = std::fs::remove_dir_all(&lake);
     std::fs::rename(&away, &lake).unwrap();
     scene.assert_unharmed().await;
+    scene.sync(&[]).await.assert_ok();
+    scene.assert_exact().await;
+}
+
+/// A run whose only stream cannot be read has nothing to wait for.
+async fn nothing_to_follow(version: Version) {
+    let scene = Scene::new(&PgServer::shared(version), 4_000, How::Cdc).await;
+    for mode in ["concurrent", "parallel"] {
+        let proxy = Proxy::start(scene.db.server().port()).unwrap();
+        proxy.throttle(Some(200 << 10));
+        scene.source(json!({ "port": proxy.port() }));
+        let before = scene.chunks().len();
+        let mut run = scene.start(&["--follow", "--cdc-mode", mode]);
+        scene.wait_for_chunks(&mut run, before + 2).await;
+        let forbidden = Forbidden::new(scene.meta().join("commits"));
+        proxy.throttle(None);
+        let output = run.wait_timeout(Duration::from_secs(60)).await.unwrap();
+        output.assert_code(6);
+        assert!(output.stderr.contains("ermi"), "permission is not named:\n{}", output.stderr);
+        drop(forbidden);
+    }
+    scene.source(json!({}));
     scene.sync(&[]).await.assert_ok();
     scene.assert_exact().await;
 }
