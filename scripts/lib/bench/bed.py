@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import host
@@ -16,6 +17,8 @@ DATABASE = "lakeward_bench"
 SQL = host.PROJECT / "benches" / "sql"
 WORK = host.TARGET / "bench"
 CONTENTS = Path(__file__).resolve().parent / "contents.py"
+# How long the server may take to notice that a client is gone.
+PATIENCE = 600
 
 
 class Bed:
@@ -23,7 +26,6 @@ class Bed:
 
     def __init__(self, program, results):
         self.program, self.results = str(program.resolve()), results
-        # Now: later the load is our own.
         self.machine = measure.machine()
 
     def __enter__(self):
@@ -48,9 +50,6 @@ class Bed:
         found = self.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{DATABASE}'", database="postgres")
         if found == "0":
             self.sql(f"CREATE DATABASE {DATABASE}", database="postgres")
-        # What a run that was cut off has left keeps the log for ever.
-        left = f"FROM pg_replication_slots WHERE database = '{DATABASE}' AND NOT active"
-        self.sql(f"SELECT pg_drop_replication_slot(slot_name) {left}", database="postgres")
         WORK.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -62,8 +61,22 @@ class Bed:
         command = [str(host.PROJECT / "scripts" / "servers"), *arguments]
         return subprocess.run(command, check=check, text=True, stdout=subprocess.PIPE)
 
+    def begin(self, patience):
+        """Before each benchmark: what one that was cut off has left goes, and the machine comes to rest, for which it
+        is given so many seconds."""
+        # A slot that nobody reads keeps the log for ever.
+        left = self.sql("SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND NOT active")
+        for name in left.split():
+            measure.say(f"dropping the slot {name}, which was left behind")
+            self.sql(f"SELECT pg_drop_replication_slot('{name}')")
+        self.machine["busy_before"] = measure.rest(patience)
+        self.began = time.monotonic()
+
+    def elapsed(self):
+        return round(time.monotonic() - self.began, 1)
+
     def save(self, name, content):
-        measure.save(self.results, name, content)
+        measure.save(self.results, name, {**content, "elapsed_seconds": self.elapsed()})
 
     # The source.
 
@@ -108,8 +121,20 @@ class Bed:
             raise host.Failure(done.stderr.strip()[-2000:])
         return json.loads(done.stdout)
 
-    def table(self, name, rows, keep=True):
-        """Fills a table, or finds it filled, and says what the hash of its rows is. One that is not kept will be
+    def counted(self, table, what, program=None):
+        """What the server has counted of a table since it was made or reset, once all others, or all of a program,
+        have gone."""
+        others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"
+        others += f" AND application_name = '{program}'" if program else ""
+        deadline = time.monotonic() + PATIENCE
+        while self.sql(f"SELECT count(*) FROM pg_stat_activity WHERE {others}") != "0":
+            if time.monotonic() > deadline:
+                raise host.Failure("the server still works for a client that is gone")
+            time.sleep(0.1)
+        return int(self.sql(f"SELECT {what} FROM pg_stat_user_tables WHERE relid = '{table}'::regclass"))
+
+    def table(self, name, rows, keep=True, kinds=("text",)):
+        """Fills a table, or finds it filled, and says what the hashes of its rows are. One that is not kept will be
         changed: it is always filled anew, and not hashed."""
         if not keep:
             measure.say(f"filling {name} with {rows:,} rows")
@@ -119,28 +144,31 @@ class Bed:
         mark = f"{rows} rows of {hashlib.sha256(script.read_bytes()).hexdigest()[:16]}"
         if self.sql(f"SELECT obj_description(to_regclass('public.{name}'), 'pg_class')") != mark:
             measure.say(f"filling {name} with {rows:,} rows")
-            command = [self.psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--set=rows={rows}"]
-            filled = [*command, "--file", str(script)]
-            done = subprocess.run(filled, env=self.environment, text=True, capture_output=True)
-            if done.returncode != 0:
-                raise host.Failure(f"{script}: {done.stderr.strip()}")
+            self.script_file(f"{name}.sql", rows=rows)
             self.sql(f"COMMENT ON TABLE {name} IS '{mark}'", "CHECKPOINT")
-        kept = WORK / f"{name}.{mark.replace(' ', '-')}.hashes.json"
-        if not kept.exists():
-            measure.say(f"hashing {name} at the source")
-            kept.write_text(json.dumps(self.hash_source(name)))
-        return json.loads(kept.read_text())
+        return self.hashes(name, mark, kinds)
 
-    def hash_source(self, name):
-        """Rows, and the sum over all rows of a hash of every column's text, which no order changes."""
+    def hashes(self, name, mark, kinds=("text",)):
+        """The hashes of a table that is always the same where it has this mark: they are kept."""
+        found = {}
+        for kind in kinds:
+            kept = WORK / f"{name}.{mark.replace(' ', '-')}.{kind}.json"
+            if not kept.exists():
+                measure.say(f"hashing {name} at the source")
+                kept.write_text(json.dumps(self.hash_source(name, [kind])))
+            found |= json.loads(kept.read_text())
+        return found
+
+    def hash_source(self, name, kinds=("text",)):
+        """Rows, and the sum over all rows of a hash of every column's text, which no order changes; by kind of check."""
         listed = self.sql(
             "SELECT json_agg(json_build_array(attname, format_type(atttypid, NULL)) ORDER BY attnum)"
             f" FROM pg_attribute WHERE attrelid = 'public.{name}'::regclass AND attnum > 0 AND NOT attisdropped"
         )
         columns = json.loads(listed)
         hashes = {}
-        for kind, text in CHECKS.items():
-            row = " || chr(31) || ".join(f"coalesce({text(*column)}, chr(30))" for column in columns)
+        for kind in kinds:
+            row = " || chr(31) || ".join(f"coalesce({CHECKS[kind](*column)}, chr(30))" for column in columns)
             one = f"('x' || left(md5({row}), 15))::bit(60)::bigint"
             found = self.sql("SET TIME ZONE 'UTC'", f"SELECT count(*) || ' ' || sum({one}) FROM {name}")
             rows, total = found.split()
@@ -191,20 +219,25 @@ class Bed:
     def context(self, rows):
         settings = ("shared_buffers", "fsync", "synchronous_commit", "wal_level")
         return {
-            "machine": self.machine,
+            "machine": dict(self.machine),
             "versions": self.versions(),
             "server_settings": {name: self.sql(f"SHOW {name}") for name in settings},
             "rows": rows,
         }
 
 
+def text(column, kind):
+    """As the server prints it. A cast to text would take the blanks off a char(n)."""
+    return f"textin(bpcharout({column}))" if kind == "character" else f"{column}::text"
+
+
 def value(column, kind):
     """What a numeric is, whatever its scale: a peer gives all of a column's the same."""
-    return f"trim_scale({column})::text" if kind == "numeric" else f"{column}::text"
+    return f"trim_scale({column})::text" if kind == "numeric" else text(column, kind)
 
 
 # What a row is held against: its text, exactly; or its values, for programs that write them as other types.
-CHECKS = {"text": lambda column, kind: f"{column}::text", "values": value}
+CHECKS = {"text": text, "values": value}
 
 
 def output(command):
@@ -222,11 +255,10 @@ class Project:
         self.directory.mkdir(parents=True)
         source = {"type": "postgres", "host": "127.0.0.1", "port": int(bed.port), "database": DATABASE}
         source |= {"username": "postgres", "password": "${PGPASSWORD}", "ssl": {"mode": "disable"}}
-        source |= {"max_connections": 16, "schemas": list(schemas)}
+        source |= {"schemas": list(schemas)}
         self.write("source.json", source)
         self.write("destination.json", {"type": "parquet", "path": "./lake"})
-        discover = [bed.program, "discover", "--config", "source.json", "--output", "streams.json"]
-        measure.run(discover, cwd=self.directory, env=bed.environment)
+        measure.run(self.discovering("streams.json"), cwd=self.directory, env=bed.environment)
         streams = json.loads((self.directory / "streams.json").read_text())
         if schemas:
             for chosen in itertools.chain.from_iterable(streams["selected_streams"].values()):
@@ -237,6 +269,9 @@ class Project:
 
     def write(self, name, content):
         (self.directory / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    def discovering(self, output):
+        return [self.bed.program, "discover", "--config", "source.json", "--output", output]
 
     def command(self, *more):
         command = [self.bed.program, "sync", "--config", "source.json", "--destination", "destination.json"]
@@ -270,8 +305,17 @@ class Project:
         """The backfill of a stream that is then followed. Says how its slot and its publication are called."""
         self.forget()
         measure.run(self.command("--progress", "never"), cwd=self.directory, env=self.bed.environment)
-        position = json.loads((self.directory / "state.json").read_text())["global"]["position"]
-        return position["slot"], position["publication"]
+        return self.slot_and_publication()
+
+    def slot_and_publication(self):
+        """Their names, or None for each as long as the state has none."""
+        position = (self.state().get("global") or {"position": {}})["position"]
+        return position.get("slot"), position.get("publication")
+
+    def state(self):
+        """What its state file holds; nothing before there is one."""
+        path = self.directory / "state.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def catch_up(self, expected):
         """A sync of what changed, measured; the latest view was then found to be the source's rows."""
@@ -296,9 +340,9 @@ class Pace:
     """Transactions of 20 updated rows each, at an even pace, by pgbench."""
 
     BATCH = 20
-
     def __init__(self, bed, seconds, changes_per_second, table="ledger", rows=100_000):
         column = {"ledger": "amount = amount + 0.01"}.get(table, "fare_amount = fare_amount + 0.01")
+        self.bed, self.table, self.asked, self.lasts, self.seconds = bed, table, changes_per_second, seconds, None
         script = WORK / "pace.sql"
         script.write_text(
             f"\\set start random(1, {rows - self.BATCH})\n"
@@ -306,6 +350,7 @@ class Pace:
         )
         command = [bed.server_program("pgbench"), "--no-vacuum", "--client", "2", "--protocol", "prepared"]
         command += ["--rate", str(changes_per_second // self.BATCH), "--time", str(seconds), "--file", str(script)]
+        self.started = time.monotonic()
         self.child = subprocess.Popen(command, env=bed.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def __enter__(self):
@@ -317,8 +362,26 @@ class Pace:
     def wait(self):
         if self.child.wait() != 0:
             raise host.Failure(f"pgbench ended with {self.child.returncode}")
+        self.stop()
 
     def stop(self):
         if self.child.poll() is None:
             self.child.terminate()
             self.child.wait()
+        # By itself it ends when its time is over, which may be long ago.
+        self.seconds = self.seconds or min(time.monotonic() - self.started, self.lasts)
+
+    def changes(self):
+        """How many it has made, by the server's count of a table that nobody else updates."""
+        return self.bed.counted(self.table, "n_tup_upd", "pgbench")
+
+    def told(self, at_least):
+        """What was asked for and what came of it: below so many changes a second it was another pace."""
+        made = self.changes()
+        rate = made / self.seconds
+        return {
+            "changes": made,
+            "changes_per_second": round(rate, 1),
+            "changes_per_second_asked": self.asked,
+            "targets": {f"changes made, {self.asked:,} a second asked for": measure.floor(rate, at_least, "a second")},
+        }

@@ -10,11 +10,11 @@ from bench import measure
 from bench.bed import WORK
 from bench.peers import contenders
 
-MIB = 1 << 20
 CHANGES = 1_000_000
 TABLE, TABLE_ROWS = "ledger", 600_000
 WALL = 0.8
 CPU = 3.0
+# MB.
 MEMORY = 300
 PATIENCE = 30
 KEPT, RECEIVED, DEBEZIUM = SLOTS = ("bench_kept", "bench_received", "bench_debezium")
@@ -24,7 +24,7 @@ def run(bed, asked):
     changes = min(asked.rows, CHANGES)
     content = bed.context(TABLE_ROWS)
     content["changes"] = changes
-    debezium = Debezium(bed, changes)
+    debezium = Debezium(bed)
     content["versions"] |= debezium.versions
     content |= in_turn(bed, changes, asked.runs, debezium)
     bed.save("changes", content)
@@ -33,8 +33,8 @@ def run(bed, asked):
 class Debezium:
     """The engine, or why it cannot be had."""
 
-    def __init__(self, bed, changes):
-        self.bed, self.changes = bed, changes
+    def __init__(self, bed):
+        self.bed = bed
         self.taken, self.versions, self.missing, self.command = [], {}, {}, []
         try:
             self.python = str(pythons.peers())
@@ -47,12 +47,12 @@ class Debezium:
         self.missing = {"debezium": contenders.reason(failure)}
         measure.say(f"Debezium's engine is not measured: {self.missing['debezium']}")
 
-    def run(self, publication):
-        """One run over all changes, measured; it had as many events as there were changes."""
+    def run(self, publication, events):
+        """One run over all changes, measured; it had exactly so many events."""
         if self.missing:
             return
         self.command = [self.python, str(contenders.SCRIPTS / "debezium_events.py"), DEBEZIUM, publication, TABLE]
-        self.command.append(str(self.changes))
+        self.command.append(str(events))
         # It writes its log where it is run.
         directory = WORK / "peers" / "debezium"
         shutil.rmtree(directory, ignore_errors=True)
@@ -76,6 +76,7 @@ def in_turn(bed, changes, runs, debezium):
         shutil.copytree(project.directory, saved)
         measure.say(f"making {changes:,} changes")
         bed.script_file("ledger-changes.sql", changes=changes)
+        moved = int(bed.sql(f"SELECT count(*) FROM {TABLE} WHERE note = 'has another key'"))
         # Commits are not waited for: the last ones are in the log's files only after this.
         bed.sql("CHECKPOINT")
         end = bed.sql("SELECT pg_current_wal_lsn()")
@@ -94,14 +95,13 @@ def in_turn(bed, changes, runs, debezium):
             drop_slot(bed, slot)
             copy_slot(bed, KEPT, slot)
             taken["lakeward"].append(project.catch_up(expected))
-            debezium.run(publication)
+            # It tells a change of the key as a delete and an insert.
+            debezium.run(publication, changes + moved)
             last = [*taken.items(), *([] if debezium.missing else [("debezium", debezium.taken)])]
             shown = ", ".join(f"{name} {done[-1].seconds:.2f} s" for name, done in last)
             measure.say(f"changes, round {number + 1}: {shown}; CPU {taken['lakeward'][-1].cpu_seconds:.2f} s")
         ratio = measure.ratio(taken["lakeward"], taken["pg_recvlogical"])
-        million = changes / 1e6
-        cpu = round(measure.median(taken["lakeward"], "cpu_seconds") / million, 3)
-        peak = round(measure.median(taken["lakeward"], "peak_rss_bytes") / MIB, 1)
+        cpu = measure.median(taken["lakeward"], "cpu_seconds") / (changes / 1e6)
         measurements = {
             "pg_recvlogical": measure.measurement(taken["pg_recvlogical"], receive),
             "lakeward": measure.measurement(taken["lakeward"], project.command()),
@@ -111,6 +111,7 @@ def in_turn(bed, changes, runs, debezium):
             measurements["debezium"] = measure.measurement(debezium.taken, debezium.command)
             ratios["debezium"] = measure.ratios(taken["lakeward"], debezium.taken)
         return {
+            "keys_changed": moved,
             "measurements": measurements,
             "ratio": ratio,
             "ratios": ratios,
@@ -118,7 +119,7 @@ def in_turn(bed, changes, runs, debezium):
             "targets": {
                 "wall against pg_recvlogical": measure.target(ratio["median"], WALL, "×"),
                 "CPU per million changes": measure.target(cpu, CPU, "s"),
-                "peak memory": measure.target(peak, MEMORY, "MiB"),
+                "peak memory": measure.memory_target(taken["lakeward"], MEMORY),
             },
         }
     finally:

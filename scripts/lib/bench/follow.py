@@ -4,9 +4,10 @@ number of files stay where they are however long that goes on."""
 import collections
 import concurrent.futures
 import itertools
+import os
+import shutil
 import signal
 import time
-from pathlib import Path
 
 import host
 from bench import measure
@@ -14,6 +15,8 @@ from bench.bed import Pace
 
 ROWS = 100_000
 CHANGES_PER_SECOND = 2_000
+# The share of it below which it was another pace.
+ENOUGH = 0.95
 P50, P99 = 1.5, 3.0
 # What small files may come to: so many, and one for each so many bytes.
 FILES, FILE_BYTES = 200, 128 << 20
@@ -21,23 +24,35 @@ FILES, FILE_BYTES = 200, 128 << 20
 # merged are still small.
 GROWTH = 1.1
 MIB = 1 << 20
-# New files are read so often, before they can be merged into larger ones.
 READ_EVERY = 5
 SAMPLES = 60
+# How long the last changes may take after the load has ended, before they are given up.
+PATIENCE = 60
 
 
 def run(bed, asked):
+    follow(bed, "follow", asked.seconds)
+
+
+def soak(bed, asked):
+    """For so long that memory and files say something."""
+    follow(bed, "soak", asked.soak)
+
+
+def follow(bed, name, seconds):
     bed.table("ledger", ROWS, keep=False)
     content = bed.context(ROWS)
     project = bed.project("ledger", mode="cdc")
     project.begin_log()
     command = project.quiet("--follow")
     child = project.start(command)
-    watched = Watched(bed, child.pid, project.directory / "lake" / "public" / "ledger")
+    watched = Watched(project, child.pid, seconds / SAMPLES)
     try:
-        with Pace(bed, asked.seconds, CHANGES_PER_SECOND) as pace:
-            watched.until(time.monotonic() + asked.seconds + 5, asked.seconds / SAMPLES)
+        with Pace(bed, seconds, CHANGES_PER_SECOND) as pace:
+            watched.until(time.monotonic() + seconds + READ_EVERY)
             pace.wait()
+        made = pace.told(ENOUGH * CHANGES_PER_SECOND)
+        watched.await_all(made["changes"])
         if child.poll() is not None:
             raise host.Failure(f"the sync that followed ended with {child.returncode}")
         # A clean end: what it committed is then all that it read.
@@ -49,56 +64,79 @@ def run(bed, asked):
             child.kill()
             child.wait()
         project.end_log()
-    content |= watched.found(asked.seconds)
-    content["command"] = measure.bare(command)
-    at = content["targets"]
+    targets = made["targets"] | watched.targets()
+    if name == "soak":
+        targets["memory of the last quarter against the second"] = measure.target(growth(watched.samples), GROWTH, "×")
+    content |= made | {"seconds": seconds, "targets": targets, "command": measure.bare(command)}
+    content |= {"most_files": watched.most_files, "samples": watched.samples}
+    content["peak_rss_mib"] = max(rss for _, rss, _ in watched.samples)
+    p50, p99 = (targets[f"{part} from commit to file"]["figure"] for part in ("p50", "p99"))
     measure.say(
-        f"followed for {asked.seconds} s: {content['changes']:,} changes, p50 {at['p50 from commit to file']['figure']} s,"
-        f" p99 {at['p99 from commit to file']['figure']} s, at most {content['most_files']} files and"
-        f" {content['peak_rss_mib']} MiB"
+        f"followed for {seconds} s: {content['changes']:,} changes, p50 {p50} s, p99 {p99} s, at most"
+        f" {content['most_files']} files and {content['peak_rss_mib']} MiB"
     )
-    bed.save("soak" if is_soak(asked.seconds) else "follow", content)
-
-
-def is_soak(seconds):
-    """Whether it went on for so long that memory and files say something."""
-    return seconds > 600
+    bed.save(name, content)
 
 
 class Watched:
     """What the program's files and its memory were while it followed."""
 
-    def __init__(self, bed, pid, lake):
-        self.bed, self.pid, self.lake = bed, pid, lake
-        self.seen = {path.name for path in lake.glob("*.parquet")}
+    def __init__(self, project, pid, sample_every):
+        self.bed, self.pid, self.sample_every = project.bed, pid, sample_every
+        self.lake = project.directory / "lake" / "public" / project.name
+        # A file may be merged into a larger one before it is read: until then it has a second name here.
+        self.kept = project.directory / "seen"
+        shutil.rmtree(self.kept, ignore_errors=True)
+        self.kept.mkdir()
+        self.seen = {path.name for path in self.lake.glob("*.parquet")}
         self.arrived, self.waits, self.samples = [], collections.Counter(), []
         # Beside the watching, which would else see late what comes meanwhile.
         self.reader, self.reading = concurrent.futures.ThreadPoolExecutor(1), None
-        self.changes = self.gone = 0
-        self.most_files = self.most_allowed = 0
+        self.most_files = self.most_allowed = self.gone = 0
+        self.started = self.sample_at = time.monotonic()
 
-    def until(self, end, sample_every):
-        started = time.monotonic()
-        read_at, sample_at = started + READ_EVERY, started
+    def until(self, end):
+        read_at = time.monotonic() + READ_EVERY
         while (now := time.monotonic()) < end:
             paths = list(self.lake.glob("*.parquet"))
             moment = time.time()
             for path in paths:
                 if path.name not in self.seen:
-                    self.seen.add(path.name)
-                    self.arrived.append([moment, str(path)])
+                    self.keep(path, moment)
             if now >= read_at:
                 self.read()
                 read_at = now + READ_EVERY
-            if now >= sample_at:
-                allowed = FILES + sum(size(path) for path in paths) // FILE_BYTES
-                self.most_files = max(self.most_files, len(paths))
-                self.most_allowed = max(self.most_allowed, allowed)
-                self.samples.append([round(now - started), resident(self.pid), len(paths)])
-                sample_at = now + sample_every
+            if now >= self.sample_at:
+                self.sample(now, paths)
             time.sleep(0.02)
         self.read()
         self.take()
+
+    def keep(self, path, moment):
+        self.seen.add(path.name)
+        try:
+            os.link(path, self.kept / path.name)
+            self.arrived.append([moment, str(self.kept / path.name)])
+        except FileNotFoundError:
+            self.gone += 1
+
+    def sample(self, now, paths):
+        allowed = FILES + sum(size(path) for path in paths) // FILE_BYTES
+        self.most_files = max(self.most_files, len(paths))
+        self.most_allowed = max(self.most_allowed, allowed)
+        self.samples.append([round(now - self.started), round(resident(self.pid) / MIB, 1), len(paths)])
+        self.sample_at = now + self.sample_every
+
+    def await_all(self, changes):
+        """Goes on until all changes were found; fails where that does not happen."""
+        deadline = time.monotonic() + PATIENCE
+        while self.waits.total() < changes and not self.gone and time.monotonic() < deadline:
+            self.until(time.monotonic() + 1)
+        if self.gone or self.waits.total() != changes:
+            raise host.Failure(
+                f"{changes:,} changes were made and {self.waits.total():,} found in files that came; {self.gone} files"
+                " were gone as soon as they were seen: how long changes took is not known"
+            )
 
     def read(self):
         self.take()
@@ -109,9 +147,7 @@ class Watched:
         if self.reading is None:
             return
         found = self.reading.result()
-        self.gone += found["gone"]
-        self.changes += found["changes"]
-        self.waits.update({int(wait): count for wait, count in found["waits"].items()})
+        self.waits.update({int(wait): count for wait, count in found.items()})
 
     def quantile(self, share):
         """Of the waits, in seconds."""
@@ -119,33 +155,19 @@ class Watched:
         reached = zip(sorted(self.waits), passed)
         return next(wait for wait, count in reached if count >= share * self.waits.total()) / 100
 
-    def found(self, seconds):
-        samples = [[at, round(rss / MIB, 1), files] for at, rss, files in self.samples]
-        found = {
-            "seconds": seconds,
-            "changes": self.changes,
-            "changes_per_second": round(self.changes / seconds),
-            "files_gone_before_they_were_read": self.gone,
-            "most_files": self.most_files,
-            "peak_rss_mib": max(rss for _, rss, _ in samples),
-            "samples": samples,
-            "targets": {
-                "p50 from commit to file": measure.target(self.quantile(0.5), P50, "s"),
-                "p99 from commit to file": measure.target(self.quantile(0.99), P99, "s"),
-                "files at most": measure.target(self.most_files, self.most_allowed, "files"),
-            },
+    def targets(self):
+        return {
+            "p50 from commit to file": measure.target(self.quantile(0.5), P50, "s"),
+            "p99 from commit to file": measure.target(self.quantile(0.99), P99, "s"),
+            "files at most": measure.target(self.most_files, self.most_allowed, "files"),
         }
-        if is_soak(seconds):
-            told = measure.target(growth(samples), GROWTH, "×")
-            found["targets"]["memory of the last quarter against the second"] = told
-        return found
 
 
 def growth(samples):
     """Of resident memory: the most in the last quarter, by the most in the second one."""
     quarter = max(1, len(samples) // 4)
     memory = [rss for _, rss, _ in samples]
-    return round(max(memory[-quarter:]) / max(memory[quarter : 2 * quarter]), 2)
+    return max(memory[-quarter:]) / max(memory[quarter : 2 * quarter])
 
 
 def size(path):
@@ -156,30 +178,24 @@ def size(path):
 
 
 def resident(pid):
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError) as failure:
-        raise host.Failure("the sync that followed has ended") from failure
-    return pages * 4096
+    found = measure.resident(pid)
+    if not found:
+        raise host.Failure("the sync that followed has ended")
+    return found
 
 
-# Reads when each change was committed, by the file in which it was found and when. Files merged from others hold
-# changes that were counted when they first came.
+# Reads how long each change took from its commit until its file came, in hundredths of a second, and removes the files.
+# Those merged from others hold changes that were counted when they first came.
 WAITS = """
-import collections, json, sys
+import collections, json, os, sys
 import pyarrow.parquet as pq
 
-waits, changes, gone = collections.Counter(), 0, 0
+waits = collections.Counter()
 for moment, path in json.load(sys.stdin):
-    try:
-        file = pq.ParquetFile(path)
-        if file.metadata.metadata[b"lakeward.unit"].startswith(b"merge/"):
-            continue
+    file = pq.ParquetFile(path)
+    os.remove(path)
+    if not file.metadata.metadata[b"lakeward.unit"].startswith(b"merge/"):
         times = file.read(columns=["_lw_commit_ts"]).column(0).cast("int64").to_pylist()
-    except FileNotFoundError:
-        gone += 1
-        continue
-    changes += len(times)
-    waits.update(round((moment - at / 1e6) * 100) for at in times if at is not None)
-print(json.dumps({"waits": waits, "changes": changes, "gone": gone}))
+        waits.update(round((moment - at / 1e6) * 100) for at in times)
+print(json.dumps(waits))
 """

@@ -20,6 +20,10 @@ QUICK_RESULTS = host.TARGET / "bench" / "quick"
 # What is compared of two runs.
 FIGURES = ("seconds", "cpu_seconds", "peak_rss_bytes")
 SAMPLE_EVERY = 0.05
+# The share of the machine's time that others may take where it is called idle; the seconds that are looked at to see it,
+# and those that are waited for it.
+IDLE, LOOK, PATIENCE = 0.1, 2, 60
+MB = 1_000_000
 
 
 class Run(NamedTuple):
@@ -159,8 +163,21 @@ def ratios(runs, others):
     return {what: ratio(runs, others, what) for what in FIGURES}
 
 
+def greatest(runs, what="peak_rss_bytes"):
+    return max(getattr(one, what) for one in runs)
+
+
 def target(figure, at_most, unit):
     return {"figure": figure, "at_most": at_most, "unit": unit, "met": figure <= at_most}
+
+
+def floor(figure, at_least, unit):
+    return {"figure": figure, "at_least": at_least, "unit": unit, "met": figure >= at_least}
+
+
+def memory_target(runs, at_most):
+    """Of the most that any of the runs took, in MB of 1,000,000 bytes."""
+    return target(greatest(runs) / MB, at_most, "MB")
 
 
 def machine():
@@ -174,8 +191,30 @@ def machine():
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.release()}",
-        "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def rest(patience):
+    """Waits until the machine is idle, but not for ever; says what share of its time others took at last."""
+    deadline = time.monotonic() + patience
+    while (share := busy()) > IDLE and time.monotonic() < deadline:
+        pass
+    return round(share, 3)
+
+
+def busy():
+    """The share of all processors' time that was taken while this process slept."""
+    before = processor_times()
+    time.sleep(LOOK)
+    taken = [now - then for now, then in zip(processor_times(), before)]
+    # Idle, and idle until a disk answers.
+    return 1 - sum(taken[3:5]) / (sum(taken) or 1)
+
+
+def processor_times():
+    """By kind, from user to steal; what guests take is counted in the first ones."""
+    with open("/proc/stat") as stat:
+        return [int(ticks) for ticks in stat.readline().split()[1:9]]
 
 
 def save(directory, name, content):

@@ -2,27 +2,25 @@
 
 from bench import measure
 
-MIB = 1 << 20
-# Chunks are small enough that all connections have work all the time.
-CASES = {2: (300 * MIB, "32MiB"), 16: (512 * MIB, "16MiB")}
+# MB, by connections.
+MOST = {2: 300, 16: 512}
+# Small enough that all connections have work all the time.
+CHUNKS = {2: "32MiB", 16: "16MiB"}
 
 
 def run(bed, asked):
     tables = {table: bed.table(table, asked.rows) for table in ("trips", "wide")}
     content = bed.context(asked.rows)
-    content["tables"] = {}
+    content |= {"cases": {}, "targets": {}}
     for table, expected in tables.items():
         project = bed.project(table)
-        cases = {}
-        for connections, (limit, chunk) in CASES.items():
+        for connections, most in MOST.items():
+            chunk = CHUNKS[connections]
             for label, options in (("default chunks", []), (f"chunks of {chunk}", ["--chunk-size", chunk])):
                 options = ["--max-connections", str(connections), *options]
                 done = project.sync(expected, *options)
-                mib = round(done.peak_rss_bytes / MIB, 1)
-                measure.say(f"{table}, {connections} connections, {label}: {mib} MiB")
-                cases[f"{connections} connections, {label}"] = {
-                    **measure.measurement([done], project.command(*options)),
-                    "target": measure.target(mib, limit // MIB, "MiB"),
-                }
-        content["tables"][table] = cases
+                case = f"`{table}`, {connections} connections, {label}"
+                measure.say(f"{case}: {done.peak_rss_bytes / measure.MB:.0f} MB")
+                content["cases"][case] = measure.measurement([done], project.command(*options))
+                content["targets"][case] = measure.memory_target([done], most)
     bed.save("memory", content)

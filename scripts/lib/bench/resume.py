@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 
 import host
 from bench import measure
@@ -12,8 +11,7 @@ SHARES = (0.1, 0.5, 0.9)
 CHUNK_BYTES = 64 << 20
 # A small table gets smaller chunks, so that there is something committed to kill it at.
 LEAST_CHUNKS = 20
-CONNECTIONS = "2"
-PATIENCE = 600
+CONNECTIONS = 2
 
 
 def run(bed, asked):
@@ -22,17 +20,27 @@ def run(bed, asked):
     project = bed.project(TABLE)
     size = int(bed.sql(f"SELECT pg_relation_size('{TABLE}')"))
     chunk = min(CHUNK_BYTES, size // LEAST_CHUNKS)
-    options = ["--max-connections", CONNECTIONS, "--chunk-size", f"{chunk >> 10}KiB"]
-    content["command"] = measure.bare(project.command(*options))
-    content["kills"] = [killed(bed, project, expected, share, asked.rows, options) for share in SHARES]
+    options = ["--max-connections", str(CONNECTIONS), "--chunk-size", f"{chunk >> 10}KiB"]
+    kills = [killed(bed, project, expected, share, asked.rows, options) for share in SHARES]
+    largest = max(one["largest_chunk_rows"] for one in kills)
+    content |= {"command": measure.bare(project.command(*options)), "kills": kills, "largest_chunk_rows": largest}
+    content["targets"] = {
+        f"chunks read again after a kill at {one['share']:.0%}, over {CONNECTIONS} connections": measure.target(
+            one["rows_read_again"] / largest, CONNECTIONS, "chunks"
+        )
+        for one in kills
+    }
     bed.save("resume", content)
 
 
 def killed(bed, project, expected, share, rows, options):
     project.forget()
     bed.sql(f"SELECT pg_stat_reset_single_table_counters('{TABLE}'::regclass)")
-    committed = kill_at(bed, project, share * rows, options)
-    first = rows_read(bed)
+    chunks = kill_at(bed, project, share * rows, options)
+    committed = sum(chunks)
+    # Of the resumed run this would say too much: to see that a committed chunk has not changed the server looks at its
+    # rows, and sends none.
+    first = bed.counted(TABLE, "seq_tup_read")
     command = project.command("--progress", "never", "--log-format", "json", *options)
     done = measure.run(command, cwd=project.directory, env=bed.environment)
     bed.check(project.directory / "lake", expected)
@@ -43,6 +51,7 @@ def killed(bed, project, expected, share, rows, options):
     return {
         "share": share,
         "rows_committed": committed,
+        "largest_chunk_rows": max(chunks),
         "rows_read_before": first,
         "rows_read_after": second,
         "chunks_kept": finished["chunks_kept"],
@@ -53,7 +62,7 @@ def killed(bed, project, expected, share, rows, options):
 
 
 def kill_at(bed, project, wanted, options):
-    """Kills a sync once so many rows are committed; says how many were."""
+    """Kills a sync once so many rows are committed; says how many rows the chunks had that were."""
     command = project.command("--progress", "auto", "--log-format", "json", *options)
     child = subprocess.Popen(
         command,
@@ -64,12 +73,12 @@ def kill_at(bed, project, wanted, options):
         stderr=subprocess.PIPE,
         text=True,
     )
-    committed, said = 0, []
+    chunks, said = [], []
     try:
         for line in child.stderr:
             said.append(line)
-            committed += sum(event["rows"] for event in events([line]) if event.get("event") == "chunk_committed")
-            if committed >= wanted:
+            chunks += [event["rows"] for event in events([line]) if event.get("event") == "chunk_committed"]
+            if sum(chunks) >= wanted:
                 break
         else:
             raise host.Failure(f"the sync ended before it was killed:\n{''.join(said[-20:])}")
@@ -77,21 +86,8 @@ def kill_at(bed, project, wanted, options):
         child.kill()
         child.wait()
         child.stderr.close()
-    return committed
+    return chunks
 
 
 def events(lines):
     return (json.loads(line) for line in lines if line.startswith("{"))
-
-
-def rows_read(bed):
-    """Rows that the server has read from the table, once all who read it are gone. Of the resumed run this would
-    say too much: to see that a committed chunk has not changed the server looks at its rows, and sends none."""
-    readers = f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    counted = f"SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '{TABLE}'"
-    deadline = time.monotonic() + PATIENCE
-    while bed.sql(readers) != "0":
-        if time.monotonic() > deadline:
-            raise host.Failure("the server still reads for a client that is gone")
-        time.sleep(0.1)
-    return int(bed.sql(counted))

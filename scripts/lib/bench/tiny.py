@@ -1,6 +1,7 @@
 """Many tables of a few rows each."""
 
 import contextlib
+import json
 
 import host
 from bench import measure
@@ -19,8 +20,9 @@ def tables(bed, schema, count, mode="full_refresh"):
     try:
         create(bed, schema, 0, count)
         project = Tiny(bed, schema, mode)
-        yield project
-        if mode == "cdc":
+        try:
+            yield project
+        finally:
             project.end_log()
     finally:
         drop(bed, schema)
@@ -60,14 +62,24 @@ class Tiny(Project):
         self.check_rows(count, ROWS)
         return done
 
-    def follow(self, count, each):
-        """Inserts so many rows into each table and follows them, measured; the files hold all rows after it."""
+    def discover(self, count):
+        """All tables found, measured."""
+        found = self.directory / "found.json"
+        done = measure.run(self.discovering(found.name), cwd=self.directory, env=self.bed.environment)
+        streams = len(json.loads(found.read_text())["streams"])
+        if streams != count:
+            raise host.Failure(f"{streams} of {count} tables were found")
+        return done
+
+    def follow(self, count, before, each):
+        """Inserts so many rows into each table, which has some, and follows them, measured; the files hold all rows
+        after it."""
         self.bed.sql(
             f"DO $$ BEGIN FOR n IN 0..{count - 1} LOOP EXECUTE format('INSERT INTO {self.name}.t%s SELECT g, %L || g"
-            f" FROM generate_series({ROWS + 1}, {ROWS + each}) g', n, 't' || n || ' row '); COMMIT; END LOOP; END $$"
+            f" FROM generate_series({before + 1}, {before + each}) g', n, 't' || n || ' row '); COMMIT; END LOOP; END $$"
         )
         done = measure.run(self.quiet(), cwd=self.directory, env=self.bed.environment)
-        self.check_rows(count, ROWS + each)
+        self.check_rows(count, before + each)
         return done
 
     def check_rows(self, count, rows):

@@ -11,6 +11,8 @@ from bench.peers import contenders
 from bench.peers.contenders import PEERS, reason
 
 TABLE = "trips"
+# Nothing of it may be more than of this peer.
+AHEAD_OF = "connectorx"
 CONNECTIONS = ("--max-connections", "2")
 CHECK = (
     "all rows and all columns, by value: a numeric may have another type and scale, and a timestamp without a time zone"
@@ -19,7 +21,7 @@ CHECK = (
 
 
 def run(bed, asked):
-    expected = bed.table(TABLE, asked.rows)
+    expected = bed.table(TABLE, asked.rows, kinds=("text", "values"))
     content = bed.context(asked.rows)
     contest = Contest(bed, expected)
     # The table is in the system's cache for all of them alike.
@@ -31,6 +33,7 @@ def run(bed, asked):
     content["ratios"] = contest.ratios()
     content["not_measured"] = contest.missing
     content["check"] = CHECK
+    content["targets"] = contest.targets()
     bed.save("peers", content)
 
 
@@ -97,6 +100,12 @@ class Contest:
                 peer = self.peers[name]
                 found[name] |= {"settings": peer.settings, "environment": peer.environment, "types": self.types[name]}
         return found
+
+    def targets(self):
+        """What of Lakeward's is held against the one peer, where it was measured."""
+        named = zip(measure.FIGURES, ("wall", "CPU", "peak memory"))
+        found = self.ratios().get(AHEAD_OF, {})
+        return {f"{word} against ConnectorX": measure.target(found[what]["median"], 1, "×") for what, word in named if found}
 
     def ratios(self):
         """Of Lakeward's figures to each peer's."""
