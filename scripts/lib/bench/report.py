@@ -40,7 +40,7 @@ everything, and every contender once. Its figures say little.
 
 # What has to hold and is looked at elsewhere.
 NOT_MEASURED = """Not measured here: that a release build from clean takes less than 10 minutes and `scripts/test` less than 30, on two
-cores. The soak is run apart, with `--soak`.
+cores. The soak is run only where it is asked for, by `--soak`.
 """
 
 
@@ -424,7 +424,8 @@ def most(of):
 
 
 def times(ratio):
-    return f"{ratio['median']:.2f} × ({ratio['min']:.2f}–{ratio['max']:.2f})"
+    beside = f" ({ratio['min']:.2f}–{ratio['max']:.2f})" if ratio["min"] < ratio["max"] else ""
+    return f"{ratio['median']:.2f} ×{beside}"
 
 
 def types(of):
