@@ -30,7 +30,7 @@ pub const CHANGES: &str = "BEGIN; UPDATE a SET id = -id WHERE id = 7; UPDATE a S
     BEGIN; UPDATE a SET id = -id WHERE id = -7; UPDATE b SET t = t || '.' WHERE n = 5; COMMIT";
 
 /// One transaction in both tables.
-const CHANGE: &str = "UPDATE a SET n = n + 1 WHERE id % 9 = 0; UPDATE b SET t = t || '.' WHERE n = 5";
+pub const CHANGE: &str = "UPDATE a SET n = n + 1 WHERE id % 9 = 0; UPDATE b SET t = t || '.' WHERE n = 5";
 
 /// All there is at once in one checkpoint: a bounded run has no other then.
 pub const ONE_CHECKPOINT: [&str; 2] = ["--checkpoint-interval", "60s,64MiB"];

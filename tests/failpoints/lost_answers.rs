@@ -6,7 +6,7 @@ use lakeward_testkit::lakeward::Output;
 use lakeward_testkit::on_both;
 use lakeward_testkit::server::Version;
 
-use crate::changes::{CHANGES, FOLLOW, Logs, ONE_CHECKPOINT, assert_exact, followed};
+use crate::changes::{CHANGE, CHANGES, FOLLOW, Logs, ONE_CHECKPOINT, assert_exact, followed};
 use crate::every_step::{LOG_FOLLOWED, Situation, is_of_taking_over};
 use crate::scene::How;
 
@@ -90,4 +90,12 @@ async fn of_a_checkpoint(version: Version) {
         }
         assert_exact(&scene, place).await;
     }
+    // Nothing more has to happen at the source for it to be noticed.
+    scene.sql(CHANGE).await;
+    scene.project.set_failpoints("engine-state-saved:1=error");
+    let run = scene.start(&FOLLOW);
+    assert_failed(&run.wait_timeout(Duration::from_secs(8)).await.unwrap(), "an idle log");
+    scene.project.clear_failpoints();
+    scene.sync().await;
+    assert_exact(&scene, "an idle log").await;
 }

@@ -140,6 +140,16 @@ pub trait Destination: Send + Sync {
     /// `Conflict` where the stream belongs to another pipeline or a later run holds it.
     async fn prepare(&self, stream: &StreamId, run: &Run) -> Result<StreamHead>;
 
+    /// Whether this run still has all of these streams that it prepared. A run that has nothing to commit would not
+    /// notice; one of them that is being committed right now may be passed over.
+    ///
+    /// # Errors
+    /// `Conflict` where a later run has taken one over.
+    async fn still_held(&self, streams: &[StreamId]) -> Result<()> {
+        let _ = streams;
+        Ok(())
+    }
+
     /// Opens a writer for one unit of a prepared stream.
     async fn writer(&self, unit: UnitSpec) -> Result<Box<dyn Writer>>;
 

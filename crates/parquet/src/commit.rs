@@ -68,6 +68,14 @@ impl Held {
         })
     }
 
+    /// Fails where the next record is another run's.
+    pub(crate) fn still_held(&self) -> Result<()> {
+        match log::read_record(&self.paths, self.fold.number + 1)? {
+            Some(later) if later.run != self.run.id => Err(taken_over(&later)),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs a commit, and remembers one that failed half way.
     fn guarded<T>(&mut self, commit: impl FnOnce(&mut Self) -> Result<T, CommitError>) -> Result<T> {
         if let Some(failure) = &self.in_doubt {

@@ -235,6 +235,21 @@ impl Destination for ParquetDestination {
         Ok(head)
     }
 
+    async fn still_held(&self, streams: &[StreamId]) -> Result<()> {
+        let held = |stream: &StreamId| {
+            let held = self.slot(stream).held.clone().try_lock_owned().ok()?;
+            Some((stream.clone(), held))
+        };
+        let held: Vec<_> = streams.iter().filter_map(held).collect();
+        self.blocking(move |_| {
+            held.iter().try_for_each(|(stream, held)| match held.as_ref() {
+                Some(held) => held.still_held().map_err(|error| error.at("stream", stream)),
+                None => Ok(()),
+            })
+        })
+        .await
+    }
+
     async fn writer(&self, unit: UnitSpec) -> Result<Box<dyn Writer>> {
         let target = &unit.stream.target;
         let slot = self.slot(target);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use lakeward_core::{
@@ -9,6 +10,7 @@ use lakeward_core::{
     StreamPhase, Until,
 };
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::compaction::Compactor;
@@ -16,6 +18,9 @@ use super::phases::Phases;
 use super::units::{Finished, Units};
 use crate::events::Event;
 use crate::stream_run::{RunContext, StreamRun};
+
+/// How often it is looked for another run that has taken the streams over, where nothing is committed.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// How a reading ended.
 #[derive(Debug)]
@@ -63,12 +68,20 @@ impl Reading<'_> {
         let mut units = Units::new(self.fan_out);
         let mut committing = Committing::default();
         let mut number = 0;
+        let targets: Vec<StreamId> = self.runs.values().map(|run| run.stream.target.clone()).collect();
+        let mut looks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let outcome = loop {
             let event = tokio::select! {
                 biased;
                 () = self.context.options.cancel.cancelled() => break Err(Error::cancelled()),
                 () = quit.cancelled() => break Ok(ReadEnd::Asked),
+                error = committing.failed() => break Err(error),
                 event = events.next() => event,
+                _ = looks.tick() => match self.context.destination.still_held(&targets).await {
+                    Ok(()) => continue,
+                    Err(error) => break Err(error),
+                },
             };
             let step = match event {
                 None => break Ok(ReadEnd::Reached),
@@ -125,9 +138,17 @@ impl Committing {
     }
 
     async fn wait(&mut self) -> Result<()> {
-        match self.0.take() {
-            Some(task) => task.await.map_err(|error| Error::bug("a checkpoint ended early").source(error))?,
-            None => Ok(()),
+        let Some(task) = &mut self.0 else { return Ok(()) };
+        let outcome = task.await;
+        self.0 = None;
+        outcome.map_err(|error| Error::bug("a checkpoint ended early").source(error))?
+    }
+
+    /// Ends where the checkpoint fails that is being committed: nothing else may come that would wait for it.
+    async fn failed(&mut self) -> Error {
+        match self.wait().await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
         }
     }
 }
