@@ -94,6 +94,18 @@ impl Followed {
         self.db.value(&sql).await.unwrap()
     }
 
+    /// Drops the pipeline's slot, as somebody may who frees the disk.
+    pub async fn drop_slot(&self) {
+        for _ in 0..100 {
+            let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
+            if self.db.execute(sql).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the slot cannot be dropped");
+    }
+
     pub async fn assert_nothing_forgotten_early(&self) {
         self.project.assert_nothing_forgotten_early(&self.db).await;
     }

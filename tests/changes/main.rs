@@ -11,5 +11,7 @@ mod followed;
 mod handover;
 mod log;
 mod meaning;
+mod partitions;
 mod servers;
+mod slots;
 mod verify;

@@ -182,12 +182,12 @@ print(duckdb.connect().execute(f'SELECT (SELECT count(*) FROM {log}) - (SELECT c
 
     /// Where the destination keeps its own records of the stream.
     pub fn meta(&self) -> PathBuf {
-        meta(&self.project)
+        self.project.stream_meta(TABLE)
     }
 
     /// The commit log, in its order.
     pub fn log(&self) -> Vec<Value> {
-        log(&self.project)
+        self.project.commit_log(TABLE).unwrap()
     }
 
     /// By number, the rows of every chunk that stands committed in the newest generation.
@@ -258,22 +258,6 @@ pub async fn database(server: &PgServer, rows: u64, how: How) -> TestDatabase {
     }
     db.execute(&format!("VACUUM ANALYZE {TABLE}")).await.unwrap();
     db
-}
-
-/// Where the destination keeps its own records of a project's stream.
-pub fn meta(project: &Project) -> PathBuf {
-    project.lake().join("_lakeward/public").join(TABLE)
-}
-
-/// A project's commit log, in its order. Records appear whole or not at all.
-pub fn log(project: &Project) -> Vec<Value> {
-    let directory = meta(project).join("commits");
-    let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut names: Vec<PathBuf> =
-        names.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
-    names.sort();
-    let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).unwrap());
-    names.iter().map(|path| read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).collect()
 }
 
 /// A Parquet file begins and ends with its mark, and its footer fits into it.

@@ -34,6 +34,7 @@ pub(crate) struct Fold {
     /// What the newest generation is.
     pub(crate) definition: Option<Definition>,
     /// What the generation was that readers see, where a newer one was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shown: Option<Definition>,
     pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) position: Option<Position>,

@@ -262,8 +262,10 @@ impl Writer {
             97 => {
                 "TRUNCATE bare; INSERT INTO bare SELECT g, 'after' FROM generate_series(1, 200) g".to_owned()
             }
+            // A table that no slow transaction holds: before 16 the server at times cannot decode what follows one that
+            // truncated for as long as a slot takes to be made ("could not map filenode").
             98 if version % 4 == 0 => format!(
-                "TRUNCATE pairs; INSERT INTO pairs SELECT g, 'k' || g % 7, g FROM generate_series(1, {ROWS}) g"
+                "TRUNCATE regions; INSERT INTO regions SELECT g, (ARRAY['eu', 'us', 'ap'])[g % 3 + 1], g FROM generate_series(1, {ROWS}) g"
             ),
             _ => format!("UPDATE regions SET n = n + 1 WHERE id BETWEEN {key} AND {key} + {few}"),
         }
@@ -307,13 +309,13 @@ impl Slow {
         let first = -10 * (number + 1);
         let begin = format!(
             "BEGIN; INSERT INTO keyed (id, version, big) VALUES ({first}, 0, large('{first}')), ({first} - 1, 0, NULL); \
-             INSERT INTO pairs (a, b, n) VALUES ({first}, 'slow', 0); INSERT INTO regions VALUES ({first}, 'eu', 0)"
+             INSERT INTO pairs (a, b, n) VALUES ({first}, 'slow', 0)"
         );
         client.batch_execute(&begin).await?;
         tokio::time::sleep(Duration::from_millis(rng.random_range(200..2500))).await;
         let end = format!(
             "UPDATE keyed SET version = 1, id = id - 2 WHERE id = {first}; DELETE FROM keyed WHERE id = {first} - 1; \
-             UPDATE pairs SET n = 1 WHERE a = {first}; UPDATE regions SET region = 'us' WHERE id = {first}; COMMIT"
+             UPDATE pairs SET n = 1 WHERE a = {first}; COMMIT"
         );
         client.batch_execute(&end).await
     }

@@ -186,7 +186,7 @@ impl<'a> Tuple<'a> {
 }
 
 /// From microseconds since 2000-01-01 to those since 1970-01-01.
-pub(super) const EPOCH: i64 = 946_684_800_000_000;
+const EPOCH: i64 = 946_684_800_000_000;
 
 /// Reads one message. `streaming` says whether it stands in a streamed block.
 ///

@@ -7,7 +7,7 @@ use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, Lag, Resul
 use super::assemble::{Assembler, Halt};
 use super::feedback::Feedback;
 use super::lsn::{LogPosition, Lsn};
-use super::pgoutput::{Body, EPOCH, parse};
+use super::pgoutput::{Body, parse};
 use super::phases::Phases;
 use super::spill::InProgress;
 use crate::reports::Report;
@@ -93,9 +93,7 @@ impl Reader {
             }
             match log.poll()? {
                 Some(LogMessage::Data(message)) => work.message(message)?,
-                Some(LogMessage::Keepalive { end, sent, reply }) => {
-                    work.keepalive(Lsn(end), sent.saturating_add(EPOCH), reply);
-                }
+                Some(LogMessage::Keepalive { end, sent, reply }) => work.keepalive(Lsn(end), sent, reply),
                 None => work.idle(),
             }
         }

@@ -10,6 +10,7 @@ use super::connection::unexpected;
 use super::frames::{Frames, Pace};
 use super::server_error;
 use super::socket::WriteHalf;
+use crate::error::sqlstate;
 
 /// How long a reader waits before it looks at what else there is to do.
 const TICK: Duration = Duration::from_millis(50);
@@ -25,7 +26,7 @@ pub(crate) enum LogMessage<'a> {
     Keepalive {
         /// A place in the log.
         end: u64,
-        /// When it was said, by the server's clock: microseconds since 2000.
+        /// When it was said, by the server's clock: microseconds since 1970.
         sent: i64,
         /// Whether it is asked how far we are.
         reply: bool,
@@ -97,7 +98,7 @@ impl LogReader {
             };
             match tag {
                 b'd' => return message(self.frames.body(range)).map(Some),
-                b'E' => return Err(server_error::parse(self.frames.body(range))),
+                b'E' => return Err(undecodable(server_error::parse(self.frames.body(range)))),
                 b'c' | b'C' | b'Z' => {
                     return Err(Error::new(ErrorKind::Connection, "the server ended the stream of changes")
                         .hint("it is shutting down, or somebody ended its session"));
@@ -106,6 +107,18 @@ impl LogReader {
                 _ => return Err(unexpected(tag)),
             }
         }
+    }
+}
+
+/// An error of the server, with a way out where it is the server that cannot read its own log. Before version 16 that
+/// happens where a table was truncated or rewritten in a transaction that was open while a slot was made.
+fn undecodable(error: Error) -> Error {
+    match sqlstate(&error) {
+        Some("XX000") => error.hint(
+            "the server cannot decode its log here: run again, and where that is of no use drop the slot and set \
+             replication.on_slot_lost to resnapshot, which reads all rows again",
+        ),
+        _ => error,
     }
 }
 
@@ -118,7 +131,8 @@ fn message(body: &[u8]) -> Result<LogMessage<'_>> {
             let (end, rest) = rest.split_first_chunk().ok_or_else(torn)?;
             let (sent, rest) = rest.split_first_chunk().ok_or_else(torn)?;
             let reply = rest.first().ok_or_else(torn)?;
-            let (end, sent) = (u64::from_be_bytes(*end), i64::from_be_bytes(*sent));
+            let end = u64::from_be_bytes(*end);
+            let sent = i64::from_be_bytes(*sent).saturating_add(EPOCH.as_micros() as i64);
             Ok(LogMessage::Keepalive { end, sent, reply: *reply != 0 })
         }
         _ => Err(torn()),
@@ -152,7 +166,10 @@ mod tests {
     #[test]
     fn messages_are_told_apart_and_torn_ones_refused() {
         let keepalive = [b"k".as_slice(), &7_u64.to_be_bytes(), &[0; 8], &[1]].concat();
-        assert!(matches!(message(&keepalive), Ok(LogMessage::Keepalive { end: 7, sent: 0, reply: true })));
+        assert!(matches!(
+            message(&keepalive),
+            Ok(LogMessage::Keepalive { end: 7, sent: 946_684_800_000_000, reply: true })
+        ));
         let data = [b"w".as_slice(), &[0; 24], b"xy"].concat();
         assert!(matches!(message(&data), Ok(LogMessage::Data(b"xy"))));
         for end in 0..keepalive.len() {

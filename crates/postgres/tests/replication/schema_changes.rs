@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use lakeward_core::{ChangeEvent, DriverInterface, Schema, Until};
+use futures::{StreamExt, TryStreamExt};
+use lakeward_core::{ChangeEvent, DriverInterface, ErrorKind, Schema, Until};
 use serde_json::json;
 
 use super::support::{Follower, Pipeline, VERSIONS, changes, within};
@@ -450,13 +450,20 @@ async fn f10_truncates_of_partitions_follow_the_policy() {
             assert_eq!(second.changed, None, "{version}, {policy}");
             pipeline.assert_same(&followers[0], "p").await;
             pipeline.db.run("INSERT INTO p VALUES (150, 1); TRUNCATE p1").await;
-            let third = read(&mut pipeline, &mut followers, Until::Now).await;
-            match policy {
-                "keep" => {
-                    assert_eq!(third.changed, None);
-                    assert_eq!(followers[0].latest().len(), 2);
+            if policy == "fail" {
+                let events = pipeline.read_with(pipeline.request(&followers, Until::Now)).await.unwrap();
+                let error = within(events.try_collect::<Vec<_>>()).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Schema, "{version}");
+                assert!(error.to_string().contains("truncated"), "{version}: {error}");
+            } else {
+                let third = read(&mut pipeline, &mut followers, Until::Now).await;
+                match policy {
+                    "keep" => {
+                        assert_eq!(third.changed, None);
+                        assert_eq!(followers[0].latest().len(), 2);
+                    }
+                    _ => assert!(third.changed.unwrap().contains("truncated"), "{version}"),
                 }
-                _ => assert!(third.changed.unwrap().contains("truncated"), "{version}, {policy}"),
             }
             pipeline.close().await;
         }

@@ -159,13 +159,101 @@ const EXTRA: &[(&str, &str, &[&str])] = &[
     ("cube", "CREATE EXTENSION cube", &["(1,2),(3,4)"]),
 ];
 
+/// Values of types by chance, as SQL over a number `g`; `{text}` is a text of some length with all that has to be quoted
+/// somewhere, `{digits}` a number of some digits. Of other types one of the values above is taken.
+const GENERATED: &[(&str, &str)] = &[
+    ("bool", "random() < 0.5"),
+    ("int2", "floor(random() * 65536 - 32768)"),
+    ("int4", "floor(random() * 4294967296 - 2147483648)"),
+    ("int8", "('x' || md5(random()::text))::bit(64)"),
+    ("oid", "floor(random() * 4294967296)::int8"),
+    ("float4", "(random() - 0.5) * 10.0::float8 ^ floor(random() * 70 - 35)"),
+    ("float8", "(random() - 0.5) * 10.0::float8 ^ floor(random() * 600 - 300)"),
+    ("numeric(10,3)", "(random() - 0.5) * 1.9e7"),
+    ("numeric(38,10)", "({digits})::numeric / 1e12"),
+    ("numeric(60,5)", "({digits})::numeric"),
+    ("numeric", "({digits})::numeric * 10.0 ^ floor(random() * 40 - 30)::int"),
+    ("date", "date '2000-01-01' + floor(random() * 3000000 - 700000)::int"),
+    ("time", "random() * interval '86399 s'"),
+    ("timestamp", "timestamp '2000-01-01' + (random() - 0.5) * interval '8000 years'"),
+    ("timestamptz", "timestamptz '2000-01-01 00:00+00' + (random() - 0.5) * interval '8000 years'"),
+    ("timetz", "(random() * interval '86399 s')::time::text || '-' || floor(random() * 15)::int"),
+    ("interval", "(random() - 0.5) * interval '100 years 7 months 3 days 5.123456 s'"),
+    ("uuid", "md5(random()::text)"),
+    ("bytea", "decode(repeat(md5(random()::text), floor(random() * 4)::int), 'hex')"),
+    ("json", "json_build_object('a', random(), 'b', {text}, 'c', ARRAY[g, NULL])"),
+    ("jsonb", "jsonb_build_object('a', random(), 'b', {text}, 'c', ARRAY[g, NULL])"),
+    ("text", "{text}"),
+    ("varchar(5)", "{text}"),
+    ("char(5)", "{text}"),
+    ("inet", "'10.0.0.0'::inet + floor(random() * 1e6)::int8"),
+    ("macaddr", "left(md5(random()::text), 12)"),
+    ("bit(5)", "floor(random() * 32)::int"),
+    ("varbit", "left(('x' || md5(random()::text))::bit(128)::text, floor(random() * 100)::int)"),
+    ("money", "((random() - 0.5) * 1e12)::numeric"),
+    (
+        "int4range",
+        "int4range(floor(random() * 99)::int, 100 + floor(random() * 99)::int, (ARRAY['[]', '[)', '(]', '()'])[1 + g % 4])",
+    ),
+    ("tstzrange", "tstzrange(to_timestamp(random() * 1e9), to_timestamp(1e9 + random() * 1e9))"),
+    ("point", "point(random() - 0.5, random() * 1e9)"),
+    ("tsvector", "to_tsvector('simple', md5(random()::text) || ' ' || md5(random()::text))"),
+    (
+        "int4[]",
+        "(SELECT array_agg(CASE WHEN random() < 0.8 THEN floor(random() * 1e9) END) FROM generate_series(1, floor(random() * 6)::int + g * 0))",
+    ),
+    ("int8[]", "ARRAY[('x' || md5(random()::text))::bit(64)::int8, NULL, g]"),
+    ("bool[]", "ARRAY[random() < 0.5, NULL, random() < 0.5]"),
+    ("float8[]", "ARRAY[random(), NULL, random() * 1e300]"),
+    ("text[]", "ARRAY[{text}, NULL, {text}]"),
+    ("numeric(10,2)[]", "ARRAY[random() * 1e7, NULL]"),
+    ("numeric[]", "ARRAY[({digits})::numeric, NULL]"),
+    ("date[]", "ARRAY[date '2000-01-01' + floor(random() * 10000)::int, NULL]"),
+    ("timestamptz[]", "ARRAY[to_timestamp(random() * 1e9), NULL]"),
+    ("uuid[]", "ARRAY[md5(random()::text), NULL]"),
+    ("bytea[]", "ARRAY[decode(md5(random()::text), 'hex'), NULL]"),
+    ("json[]", "ARRAY[json_build_object('a', {text}), NULL]"),
+    ("mood", "(enum_range(NULL::mood))[1 + floor(random() * 4)::int]"),
+    ("mood[]", "ARRAY[(enum_range(NULL::mood))[1 + floor(random() * 4)::int], NULL]"),
+    ("pair", "ROW(floor(random() * 1e9)::int, {text})"),
+    ("pair[]", "ARRAY[ROW(g, {text})::pair, NULL]"),
+    ("posint", "1 + floor(random() * 1e9)"),
+    ("short", "{text}"),
+    ("amount", "random() * 9999"),
+    ("listed", "ARRAY[floor(random() * 10)::int, NULL]"),
+    ("span", "span(random()::numeric, 1 + random()::numeric)"),
+    ("hstore", "hstore({text}, {text})"),
+    ("citext", "{text}"),
+];
+const TEXT: &str = "(SELECT coalesce(string_agg((ARRAY['a', 'Z', 'ß', '€', '𝄞', E'\\t', E'\\n', E'\\r', E'\\b', E'\\\\', '\"', '''', '{', '}', '(', ',', ' ', 'N', '.', E'\\x01', E'\\x7f'])\
+    [1 + floor(random() * 21)::int], ''), '') FROM generate_series(1, floor(random() * 30)::int + g * 0))";
+const DIGITS: &str = "SELECT string_agg(floor(random() * 10)::int::text, '') FROM generate_series(1, 1 + floor(random() * 38)::int + g * 0)";
+/// How many rows are generated.
+const ROWS: u32 = 200;
+
+/// A value by chance of each type, as a list for SELECT.
+fn generated(types: &[(&str, Vec<&str>)]) -> String {
+    let of_type = |(name, values): &(&str, Vec<&str>)| match GENERATED.iter().find(|(known, _)| known == name)
+    {
+        Some((_, sql)) => format!("({})::{name}", sql.replace("{text}", TEXT).replace("{digits}", DIGITS)),
+        None => {
+            let cases = values.iter().enumerate();
+            let cases =
+                cases.map(|(n, value)| format!("WHEN {n} THEN '{}'::{name}", value.replace('\'', "''")));
+            format!("CASE g % {} {} END", values.len() + 1, cases.collect::<Vec<_>>().join(" "))
+        }
+    };
+    types.iter().map(of_type).collect::<Vec<_>>().join(", ")
+}
+
 /// The columns and rows of a table of everything.
 async fn tables(pipeline: &Pipeline, version: u32) {
     let mut types: Vec<(&str, Vec<&str>)> =
         TYPES.iter().map(|(name, values)| (*name, values.to_vec())).collect();
     for (name, make, values) in EXTRA {
-        if pipeline.db.client.batch_execute(make).await.is_ok() {
-            types.push((name, values.to_vec()));
+        match pipeline.db.client.batch_execute(make).await {
+            Ok(()) => types.push((name, values.to_vec())),
+            Err(_) => eprintln!("server {version} has no {name}"),
         }
     }
     if version >= 17 {
@@ -190,6 +278,14 @@ async fn tables(pipeline: &Pipeline, version: u32) {
             .collect();
         sql.push_str(&format!("INSERT INTO read VALUES ({row}, {});", values.join(", ")));
     }
+    let seed = std::env::var("LAKEWARD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u32 = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().subsec_micros());
+    eprintln!("LAKEWARD_TEST_SEED={seed}");
+    sql.push_str(&format!(
+        "SELECT setseed({} / 1000000.0); INSERT INTO read SELECT 1000 + g, {} FROM generate_series(1, {ROWS}) g;",
+        seed % 1_000_000,
+        generated(&types)
+    ));
     pipeline.db.run(&sql).await;
 }
 
@@ -263,7 +359,7 @@ async fn f15_f16_f17_snapshot_and_log_say_the_same() {
             let session = pipeline.driver.begin_backfill(&one).await.unwrap();
             let snapshot = read(&pipeline, &one, &session).await;
             pipeline.driver.end_backfill(session).await;
-            assert!(snapshot.rows.num_rows() > 8 && snapshot.bad > 10);
+            assert!(snapshot.rows.num_rows() > ROWS as usize + 8 && snapshot.bad > 10);
             for format in ["text", "binary"] {
                 let mut fields: Value = json!({"copy_format": format});
                 fields["replication"] = json!({"slot": pipeline.names.0, "publication": pipeline.names.1});
