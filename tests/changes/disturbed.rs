@@ -32,7 +32,7 @@ async fn disturbed(version: Version) {
     server.set_conf("synchronous_commit", "on").await.unwrap();
     for round in 0..rounds(1) {
         let mut rng = StdRng::seed_from_u64(seed.wrapping_add(u64::from(round)));
-        let churn = Churn::new(rng.random(), 80);
+        let churn = Churn { slow: true, ..Churn::new(rng.random(), 80) };
         let db = server.create_database("disturbed").await.unwrap();
         churn.create_tables(&db).await.unwrap();
         let proxy = Proxy::start(db.server().port()).unwrap();

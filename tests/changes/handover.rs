@@ -88,30 +88,37 @@ async fn added_later(version: Version) {
 }
 
 async fn altered_while_added(version: Version) {
-    let sql = "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1);
-        CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)";
+    let sql =
+        "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (0); CREATE TABLE b (id int PRIMARY KEY);
+        INSERT INTO b VALUES (1); CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c VALUES (1), (2)";
     let scene = Followed::new(&PgServer::shared(version), sql, &["a"]).await;
     scene.sync().await;
-    scene.project.select("b", json!({ "sync_mode": "cdc" })).unwrap();
-    let application = scene.db.client().await.unwrap();
-    application.batch_execute("BEGIN; INSERT INTO a VALUES (2)").await.unwrap();
-    let mut run = scene.start(&[]);
-    // The snapshot waits for the transaction, behind a lock of the table.
-    scene
-        .until(
-            &mut run,
-            "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'CREATE_REPLICATION_SLOT%' AND state = 'active'
-             AND wait_event_type = 'Lock' AND pg_blocking_pids(pid) = (SELECT array_agg(pid) FROM pg_stat_activity
-             WHERE datname = current_database() AND backend_xid IS NOT NULL)",
-        )
-        .await;
-    let began = Instant::now();
-    application.batch_execute("ALTER TABLE b ADD n int DEFAULT 7; COMMIT").await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5), "the application waited for {:?}", began.elapsed());
-    run.wait_timeout(Duration::from_secs(60)).await.unwrap().assert_ok();
-    scene.sync().await;
-    scene.assert_same("a").await;
-    scene.assert_same("b").await;
+    // What a column has that comes after its table was described, and before its rows are read, no change will bring.
+    for (table, alter) in [
+        ("b", "ALTER TABLE b ADD n int DEFAULT 7"),
+        ("c", "ALTER TABLE c ADD n int; UPDATE c SET n = 5 WHERE id = 1"),
+    ] {
+        scene.project.select(table, json!({ "sync_mode": "cdc" })).unwrap();
+        let application = scene.db.client().await.unwrap();
+        application.batch_execute("BEGIN; INSERT INTO a SELECT max(id) + 1 FROM a").await.unwrap();
+        let mut run = scene.start(&[]);
+        // The snapshot waits for the transaction, behind a lock of the table.
+        scene
+            .until(
+                &mut run,
+                "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'CREATE_REPLICATION_SLOT%' AND state = 'active'
+                 AND wait_event_type = 'Lock' AND pg_blocking_pids(pid) = (SELECT array_agg(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND backend_xid IS NOT NULL)",
+            )
+            .await;
+        let began = Instant::now();
+        application.batch_execute(&format!("{alter}; COMMIT")).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5), "the application waited for {:?}", began.elapsed());
+        run.wait_timeout(Duration::from_secs(60)).await.unwrap().assert_ok();
+        scene.sync().await;
+        scene.assert_same("a").await;
+        scene.assert_same(table).await;
+    }
 }
 
 async fn moves_on(version: Version) {

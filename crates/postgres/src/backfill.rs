@@ -314,6 +314,11 @@ fn check_columns(stream: &ConfiguredStream, described: &Described) -> Result<()>
             return changed("a column cannot be read as its configured type", &column.name);
         }
     }
+    // One that came meanwhile would count as empty in all rows that are read without it, whatever they have in it.
+    if stream.sync_mode.follows_log() && described.stream.columns_made != stream.columns_made {
+        let new = described.columns.iter().find(|(now, _)| stream.schema.column(&now.name).is_none());
+        return changed("columns came or went", new.map_or("one made anew", |(now, _)| &now.name));
+    }
     for name in stream.filter.iter().flat_map(|filter| filter.columns()).chain(stream.chunk_column.as_deref())
     {
         if !described.columns.iter().any(|(now, _)| now.name == name) {

@@ -35,12 +35,15 @@ pub struct Churn {
     pub rate: u32,
     /// Whether columns come and go.
     pub ddl: bool,
+    /// Whether some transactions stay open for seconds. A slot that is made waits for them, in whatever database: not on a
+    /// server that tests share.
+    pub slow: bool,
 }
 
 impl Churn {
-    /// Three writers that do everything.
+    /// Three writers that do everything, each transaction at once.
     pub fn new(seed: u64, rate: u32) -> Self {
-        Self { seed, writers: 3, rate, ddl: true }
+        Self { seed, writers: 3, rate, ddl: true, slow: false }
     }
 
     /// Creates the tables, with rows.
@@ -82,8 +85,10 @@ impl Churn {
             let writer = Writer { churn: *self, database, client, rng, number: i64::from(number), made: 0 };
             tasks.push(tokio::spawn(writer.run(shared.clone(), pause)));
         }
-        let slow = Slow { database: TestDatabase::existing(db.server(), db.name()), seed: self.seed };
-        tasks.push(tokio::spawn(slow.run(shared.clone())));
+        if self.slow {
+            let slow = Slow { database: TestDatabase::existing(db.server(), db.name()), seed: self.seed };
+            tasks.push(tokio::spawn(slow.run(shared.clone())));
+        }
         Ok(Churning { shared, tasks })
     }
 }

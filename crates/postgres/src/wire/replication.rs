@@ -111,10 +111,11 @@ impl LogReader {
 }
 
 /// An error of the server, with a way out where it is the server that cannot read its own log. Before version 16 that
-/// happens where a table was truncated or rewritten in a transaction that was open while a slot was made.
+/// happens where a table was truncated or rewritten in a transaction that was open while a slot was made. What it reads
+/// next time begins elsewhere: it is worth another attempt.
 fn undecodable(error: Error) -> Error {
     match sqlstate(&error) {
-        Some("XX000") => error.hint(
+        Some("XX000") => error.with_kind(ErrorKind::Connection).hint(
             "the server cannot decode its log here: run again, and where that is of no use drop the slot and set \
              replication.on_slot_lost to resnapshot, which reads all rows again",
         ),
