@@ -272,8 +272,7 @@ async fn new_partition(version: Version) {
     assert!(found.stdout.contains("REPLICA IDENTITY FULL"), "{}", found.stdout);
     scene.sync().await;
     let mut run = scene.start(&["--follow"]);
-    let reads = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active AND NOT temporary)";
-    scene.until(&mut run, reads).await;
+    scene.until(&mut run, READ).await;
     // The tables are described once the slot is read.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     scene

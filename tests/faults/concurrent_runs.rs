@@ -95,11 +95,7 @@ async fn on_one_state_that_is_followed(version: Version) {
 /// Both read one slot: the later run has the streams as soon as it begins, and the slot when the earlier one leaves, which
 /// it does whether there is something to commit or not.
 async fn with_copied_states_while_following(version: Version, busy: bool) {
-    let scene = Scene::new(&PgServer::shared(version), 2_000, How::Cdc).await;
-    scene.sync(&[]).await.assert_ok();
-    let earlier = scene.follow(&[]).await;
-    scene.change(0).await;
-    scene.caught_up().await;
+    let (scene, earlier) = Scene::followed(version).await;
 
     let copy = copied(&scene, json!({}));
     let (before, start) = (scene.log().len(), Instant::now());

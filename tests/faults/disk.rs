@@ -206,11 +206,7 @@ async fn directory_gone_mid_run(version: Version) {
 }
 
 async fn permission_denied_while_following(version: Version) {
-    let scene = Scene::new(&PgServer::shared(version), 2_000, How::Cdc).await;
-    scene.sync(&[]).await.assert_ok();
-    let run = scene.follow(&[]).await;
-    scene.change(0).await;
-    scene.caught_up().await;
+    let (scene, run) = Scene::followed(version).await;
     let before = scene.project.visible_files(TABLE);
     let forbidden = Forbidden::new(scene.meta().join("commits"));
     scene.change(1).await;
@@ -228,11 +224,7 @@ async fn permission_denied_while_following(version: Version) {
 }
 
 async fn directory_gone_while_following(version: Version) {
-    let scene = Scene::new(&PgServer::shared(version), 2_000, How::Cdc).await;
-    scene.sync(&[]).await.assert_ok();
-    let run = scene.follow(&[]).await;
-    scene.change(0).await;
-    scene.caught_up().await;
+    let (scene, run) = Scene::followed(version).await;
     let (lake, away) = (scene.project.lake(), scene.project.file("moved-away"));
     std::fs::rename(&lake, &away).unwrap();
     scene.change(1).await;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lakeward_testkit::lakeward::{Output, Project, Running, Signal};
 use lakeward_testkit::python;
 use lakeward_testkit::reconcile::{Options, reconcile};
-use lakeward_testkit::server::{PgServer, TestDatabase};
+use lakeward_testkit::server::{PgServer, TestDatabase, Version};
 use lakeward_testkit::workload::Workload;
 use serde_json::{Value, json};
 
@@ -83,6 +83,16 @@ impl Scene {
     /// Such a run, to its end.
     pub async fn sync(&self, further: &[&str]) -> Output {
         self.start(further).wait_timeout(Duration::from_secs(240)).await.unwrap()
+    }
+
+    /// A table that a run follows, which has caught up with a first change.
+    pub async fn followed(version: Version) -> (Self, Running) {
+        let scene = Self::new(&PgServer::shared(version), 2_000, How::Cdc).await;
+        scene.sync(&[]).await.assert_ok();
+        let run = scene.follow(&[]).await;
+        scene.change(0).await;
+        scene.caught_up().await;
+        (scene, run)
     }
 
     /// Starts to follow the log, and waits until it is read.
