@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, kill_process};
@@ -26,6 +26,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How often a run's memory is looked at.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a server that crashed may take until it answers again.
+const RECOVERY: Duration = Duration::from_secs(60);
 
 /// A directory with the configs and the state of one pipeline, and the lake that it writes to.
 #[derive(Debug)]
@@ -149,7 +152,8 @@ impl Project {
     }
 
     /// # Panics
-    /// Where the source was told that it may forget more of its log than the saved state says is committed.
+    /// Where the source was told that it may forget more of its log than the saved state says is committed, and where
+    /// the source does not answer for a minute: one that crashed recovers first.
     pub async fn assert_nothing_forgotten_early(&self, db: &TestDatabase) {
         // Only an intent is saved until the slot is made: nothing was acknowledged then.
         let state = self.state().unwrap_or_default();
@@ -158,7 +162,13 @@ impl Project {
             "SELECT string_agg(confirmed_flush_lsn::text, ', ') FROM pg_replication_slots
              WHERE database = current_database() AND NOT temporary AND confirmed_flush_lsn > '{saved}'"
         );
-        let ahead = db.value(&sql).await;
+        let deadline = Instant::now() + RECOVERY;
+        let ahead = loop {
+            match db.value(&sql).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(200)).await,
+                answer => break answer,
+            }
+        };
         assert!(
             matches!(ahead, Ok(None)),
             "the source may forget up to {ahead:?}, but only {saved} is saved"

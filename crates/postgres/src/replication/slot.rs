@@ -198,8 +198,12 @@ pub(crate) async fn create(connector: &Connector, name: &str) -> Result<Lsn> {
         sql::literal(name),
         if version >= FAILOVER_VERSION && !recovery { ", failover => true" } else { "" }
     );
-    let making = within(connector, pid, None, connection.long_rows(&sql));
-    let rows = making.await.map_err(|error| error.at("slot", name))?.unwrap_or_default();
+    let made = within(connector, pid, None, connection.long_rows(&sql)).await;
+    if made.is_err() {
+        // The server tells that it failed before it has dropped what there was of the slot, and is ready only afterwards.
+        let _ = tokio::time::timeout(GOODBYE, connection.run("SELECT 1")).await;
+    }
+    let rows = made.map_err(|error| error.at("slot", name))?.unwrap_or_default();
     rows.first().ok_or_else(|| Error::bug("a slot was made and is nowhere"))?.get::<_, &str>(0).parse()
 }
 
