@@ -12,6 +12,7 @@ mod handover;
 mod log;
 mod meaning;
 mod partitions;
+mod passed_over;
 mod servers;
 mod slots;
 mod verify;

@@ -10,6 +10,7 @@ use crate::followed::Followed;
 
 on_both!(f10_partitions_that_are_truncated, super::truncated_parts);
 on_both!(f13_partitions_that_come_and_go_between_runs, super::come_and_go_parts);
+on_both!(f13_a_partition_that_came_and_went_between_two_runs, super::came_and_went);
 on_both!(f13_partition_trees, super::partitions);
 on_both!(f13_partitions_are_attached_while_they_are_empty, super::attached_empty);
 on_both!(f13_a_new_partition_without_identity_is_told, super::new_partition);
@@ -178,6 +179,40 @@ async fn come_and_go_parts(version: Version) {
         choose("fail", "fail");
         scene.sync().await;
     }
+}
+
+async fn came_and_went(version: Version) {
+    let sql = "CREATE TABLE t (id int, r int, PRIMARY KEY (id, r)) PARTITION BY LIST (r);
+        CREATE TABLE t_1 PARTITION OF t FOR VALUES IN (1); INSERT INTO t SELECT g, 1 FROM generate_series(1, 10) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &[]).await;
+    choose(&scene, "t", "keep");
+    scene.sync().await;
+    let come_and_go = async |id: u32| {
+        scene
+            .sql(&format!(
+                "CREATE TABLE t_9 PARTITION OF t FOR VALUES IN (9); INSERT INTO t VALUES ({id}, 9); UPDATE t SET id = id + 100 WHERE id = 1;
+                 DROP TABLE t_9; UPDATE t SET id = id - 100 WHERE id = 101; INSERT INTO t VALUES ({id}, 1)"
+            ))
+            .await;
+    };
+    come_and_go(1000).await;
+    scene.sync().await;
+    assert_eq!(scene.asked_of_view("t", "count(*) FILTER (WHERE r = 9)").await, "[(1,)]");
+    choose(&scene, "t", "fail");
+    come_and_go(2000).await;
+    let output = scene.run(&[]).await;
+    output.assert_code(5);
+    assert!(
+        output.stderr.contains("partition") && output.stderr.contains("on_partition_change"),
+        "{}",
+        output.stderr
+    );
+    choose(&scene, "t", "resnapshot");
+    scene.sync().await;
+    scene.assert_same("t").await;
+    come_and_go(3000).await;
+    scene.sync().await;
+    scene.assert_same("t").await;
 }
 
 async fn partitions(version: Version) {

@@ -71,6 +71,15 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
         };
     };
     match (&head.open, head.visible, stream.sync_mode) {
+        (Some(_), _, SyncMode::StrictCdc) => {
+            let begun = head.generation;
+            (
+                format!(
+                    "changes from now on, in a new generation: generation {begun} was begun, and not ended"
+                ),
+                false,
+            )
+        }
         (Some(open), _, _) if goes_on(head, stream) => (
             format!(
                 "go on with the backfill of generation {}: {} chunks done",
@@ -116,6 +125,10 @@ fn goes_on(head: &StreamHead, stream: &ConfiguredStream) -> bool {
 /// Why all rows would be read again, and what would become of the history.
 fn altered(head: &StreamHead, stream: &ConfiguredStream) -> Result<Option<String>> {
     let Some(before) = &head.definition else { return Ok(None) };
+    let placed = head.fingerprint.as_ref().is_some_and(|fingerprint| !fingerprint.log.is_empty());
+    if stream.sync_mode.follows_log() && !placed {
+        return Ok(Some("it was not in the log all the time; the history is kept".to_owned()));
+    }
     match evolution(before, &as_known(stream, before)?, false)? {
         Evolution::Unchanged | Evolution::Widened => Ok(None),
         Evolution::NewGeneration(reason) if !stream.sync_mode.follows_log() => Ok(Some(reason)),

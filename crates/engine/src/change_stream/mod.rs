@@ -200,8 +200,15 @@ impl LogRun {
                         stream: Some(stream.clone()),
                         message: format!("changed: {what}"),
                     });
-                    let changed = (!placed).then_some((&stream, what));
-                    self.resolve_again(changed).await.or_else(|error| self.leave_out(error))?;
+                    while let Err(error) = self.resolve_again((!placed).then_some((&stream, &what))).await {
+                        match backoff.after(error, Retry::NewSession).await {
+                            Ok(()) => {}
+                            Err(error) => {
+                                self.leave_out(error)?;
+                                break;
+                            }
+                        }
+                    }
                 }
                 Err(error) => match backoff.after(error, Retry::NewSession).await {
                     Ok(()) => {
@@ -249,7 +256,7 @@ impl LogRun {
     }
 
     /// Looks at all streams again, as they are at the source now, perhaps because one is known to have changed.
-    async fn resolve_again(&mut self, changed: Option<(&StreamId, String)>) -> Result<()> {
+    async fn resolve_again(&mut self, changed: Option<(&StreamId, &String)>) -> Result<()> {
         let context = &self.context;
         let resolved = AbstractDriver::resolve(
             context.driver.as_ref(),
@@ -260,8 +267,8 @@ impl LogRun {
             if let Some(run) = self.runs.get_mut(&stream.id) {
                 let same = stream.schema == run.stream.schema && stream.key == run.stream.key;
                 // A partition with rows in it, say: nothing that is known of the stream tells what is missing.
-                if let Some((changed, what)) = &changed
-                    && stream.id == **changed
+                if let Some((changed, what)) = changed
+                    && stream.id == *changed
                     && same
                 {
                     self.read_anew.insert(stream.id.clone(), what.clone());
@@ -497,7 +504,12 @@ async fn plan(
     if head.open.is_some() || head.visible.is_none() {
         return Ok((Arc::new(next), StreamPhase::Queued));
     }
-    let again = |reason: String| {
+    let again = async |reason: String| {
+        // Its changes are passed over until it has a snapshot, and what ends before that leaves no trace of the reason,
+        // which may be one that nobody sees twice. So its commits say first that it has no place in the log any more.
+        if run.head().fingerprint.is_some_and(|fingerprint| !fingerprint.log.is_empty()) {
+            run.stand_at(before.clone(), String::new()).await?;
+        }
         let what = match run.stream.sync_mode {
             SyncMode::StrictCdc => "a new generation begins, without rows that are there",
             _ => "all rows are read again",
@@ -509,10 +521,10 @@ async fn plan(
         Ok((Arc::new(next), StreamPhase::Queued))
     };
     if let Some(reason) = &prepared.lost {
-        return again(format!("changes are lost: {reason}"));
+        return again(format!("changes are lost: {reason}")).await;
     }
     if let Some(reason) = anew {
-        return again(reason);
+        return again(reason).await;
     }
     let place = prepared.places.iter().find(|(id, _)| *id == run.stream.id).map(|(_, place)| place);
     let known = head.fingerprint.as_ref().map(|fingerprint| fingerprint.log.as_str()).unwrap_or_default();
@@ -524,16 +536,16 @@ async fn plan(
     };
     let stream = as_known(&run.stream, before)?;
     let widened = match evolution(before, &stream, false)? {
-        Evolution::NewGeneration(reason) => return again(reason),
+        Evolution::NewGeneration(reason) => return again(reason).await,
         Evolution::Widened => true,
         Evolution::Unchanged => false,
     };
     match &standing {
         Standing::Same | Standing::Grown => {}
-        Standing::Broken(why) => return again(why.clone()),
+        Standing::Broken(why) => return again(why.clone()).await,
         Standing::Shrunk => {
             if let Some(why) = stream.on_partition_change.part_gone(&stream.id)? {
-                return again(why.to_owned());
+                return again(why.to_owned()).await;
             }
         }
     }
@@ -541,7 +553,7 @@ async fn plan(
         run.stand_at(before.clone(), place.cloned().unwrap_or_default()).await?;
     }
     if widened && let Some(reason) = run.widen(&stream).await.map_err(altered)? {
-        return again(reason);
+        return again(reason).await;
     }
     open(&run.head(), Arc::new(stream))
 }

@@ -146,11 +146,14 @@ fn mapped<'t>(
         Known::Foreign => Ok(None),
         Known::Mapped(mapping) => Ok(generation(mapping.table).map(|generation| (mapping, generation))),
         Known::Changed { table, .. } if generation(*table).is_none() => Ok(None),
-        Known::Changed { table, what } => Err(Halt::Changed(Change {
-            stream: tables.tables[*table].stream.id.clone(),
-            what: what.clone(),
-            placed: false,
-        })),
+        Known::Changed { table, what, gone } => {
+            let stream = &tables.tables[*table].stream;
+            if *gone {
+                // What the log knows alone is read again under any policy that does not stop the run.
+                stream.on_partition_change.part_gone(&stream.id)?;
+            }
+            Err(Halt::Changed(Change { stream: stream.id.clone(), what: what.clone(), placed: false }))
+        }
     }
 }
 

@@ -125,6 +125,8 @@ pub(super) enum Known {
         table: usize,
         /// What happened.
         what: String,
+        /// Whether it is that a part of it is gone.
+        gone: bool,
     },
 }
 
@@ -325,7 +327,7 @@ impl Tables {
             let Some((table, _)) = self.by_oid.get(&row.get(0)).copied() else { continue };
             if !row.get::<_, bool>(1) {
                 let what = format!("partition {} was attached, with the rows that it had", relation.name);
-                return Ok(Known::Changed { table, what });
+                return Ok(Known::Changed { table, what, gone: false });
             }
             self.by_oid.insert(relation.oid, (table, Part::Partition));
             return Ok(self.map(relation, table, Part::Partition, commit));
@@ -359,7 +361,7 @@ impl Tables {
             }
             [table, ..] => {
                 let what = format!("{} may have been a partition of it and is none any more", relation.name);
-                Known::Changed { table: *table, what }
+                Known::Changed { table: *table, what, gone: true }
             }
         })
     }
@@ -386,7 +388,7 @@ impl Tables {
     fn map(&self, relation: &Relation<'_>, table: usize, part: Part, commit: Lsn) -> Known {
         match self.mapping(relation, table, part, commit < self.read_at) {
             Ok(mapping) => Known::Mapped(mapping),
-            Err(what) => Known::Changed { table, what },
+            Err(what) => Known::Changed { table, what, gone: false },
         }
     }
 
