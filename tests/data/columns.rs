@@ -11,6 +11,7 @@ on_each_version!(
     dropped_columns_leave_no_trace,
     columns_are_excluded_by_name,
     columns_left_out_for_a_while_lose_no_value,
+    a_column_that_comes_before_the_snapshot_is_not_taken_for_empty,
     new_columns_follow_the_choice,
     tables_of_1600_columns,
     tables_without_columns_and_without_rows,
@@ -110,6 +111,35 @@ async fn columns_left_out_for_a_while_lose_no_value(version: Version) {
     pipeline.choose("events", incremental(json!({})));
     pipeline.sync().await;
     pipeline.assert_same("events", &Options::incremental()).await;
+}
+
+async fn a_column_that_comes_before_the_snapshot_is_not_taken_for_empty(version: Version) {
+    let pipeline = Pipeline::new(
+        version,
+        "CREATE TABLE events (id int PRIMARY KEY, at int NOT NULL); INSERT INTO events SELECT g, g FROM generate_series(1, 500) g",
+    )
+    .await;
+    pipeline.choose("events", json!({ "sync_mode": "incremental", "cursor_field": "at" }));
+    // The first sync, and a later pass, wait for a lock between the description of the table and its snapshot.
+    for column in ["first", "second"] {
+        let application = pipeline.db.client().await.unwrap();
+        application.batch_execute("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let run = pipeline.project.spawn_sync(&[]).unwrap();
+        let waits = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+            WHERE d.datname = current_database() AND l.relation = 'events'::regclass AND NOT l.granted";
+        pipeline.db.until(waits).await.unwrap();
+        application
+            .batch_execute(&format!(
+                "ALTER TABLE events ADD COLUMN {column} int; UPDATE events SET {column} = id, at = at + 1000 WHERE id > 250; COMMIT"
+            ))
+            .await
+            .unwrap();
+        let output = run.wait_timeout(std::time::Duration::from_secs(60)).await.unwrap();
+        output.assert_code(5);
+        assert!(output.stderr.contains(column) && output.stderr.contains("run again"), "{}", output.stderr);
+        pipeline.sync().await;
+        pipeline.assert_same("events", &Options::incremental()).await;
+    }
 }
 
 async fn new_columns_follow_the_choice(version: Version) {

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use lakeward_core::{ConfiguredStream, Error, ErrorKind, Fingerprint, Result, Session, Stream, StreamId};
+use lakeward_core::{
+    ConfiguredStream, Error, ErrorKind, Fingerprint, Result, Session, Stream, StreamId, SyncMode,
+};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::catalog::{self, RelationKind};
@@ -314,8 +316,9 @@ fn check_columns(stream: &ConfiguredStream, described: &Described) -> Result<()>
             return changed("a column cannot be read as its configured type", &column.name);
         }
     }
-    // One that came meanwhile would count as empty in all rows that are read without it, whatever they have in it.
-    if stream.sync_mode.follows_log() && described.stream.columns_made != stream.columns_made {
+    // One that came meanwhile would count as empty in all rows that are read without it, whatever they have in it, until
+    // they are read again.
+    if stream.sync_mode != SyncMode::FullRefresh && described.stream.columns_made != stream.columns_made {
         let new = described.columns.iter().find(|(now, _)| stream.schema.column(&now.name).is_none());
         return changed("columns came or went", new.map_or("one made anew", |(now, _)| &now.name));
     }
