@@ -16,6 +16,7 @@ use crate::followed::Followed;
 
 on_both!(f45_small_commits_leave_a_bounded_number_of_files, super::bounded);
 on_both!(f45_bounded_runs_merge_what_has_gathered, super::gathered);
+on_both!(f45_a_history_that_is_kept_is_few_files, super::history);
 
 const FOLLOW: &[&str] = &["--follow", "--checkpoint-interval", "50ms"];
 /// Half of what a partition directory may hold besides full files: no file gets large here.
@@ -71,6 +72,33 @@ async fn compact(scene: &Followed, further: &[&str]) -> Output {
     ];
     arguments.extend(further);
     scene.project.run(&arguments).await.unwrap()
+}
+
+async fn history(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), CREATE, &["plain"]).await;
+    scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
+    scene.sync().await;
+    let (generations, changes) = (3, 5);
+    for generation in 0..generations {
+        for n in 0..changes {
+            scene.sql(&format!("UPDATE plain SET n = n + 1 WHERE id = 1 + {generation} * 10 + {n}")).await;
+            scene.sync().await;
+        }
+        scene.drop_slot().await;
+        scene.sync().await;
+        scene.assert_same("plain").await;
+    }
+    scene.sql("UPDATE plain SET n = -1 WHERE id = 100").await;
+    scene.sync().await;
+    scene.assert_same("plain").await;
+    let files =
+        scene.project.run(&["files", "public.plain", "--output", "json"]).await.unwrap().json().unwrap();
+    let files = files.as_array().unwrap();
+    // One of each generation that is history; of the newest one its rows, the end of the one before, and a change.
+    assert!(files.len() <= generations + 3, "{files:?}");
+    let rows: u64 = files.iter().map(|file| file["rows"].as_u64().unwrap()).sum();
+    let all = (generations + 1) * 500 + generations * changes + 1;
+    assert!(rows >= all as u64, "{rows} of {all} rows are left");
 }
 
 async fn bounded(version: Version) {

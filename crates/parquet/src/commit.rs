@@ -271,6 +271,9 @@ impl Held {
         record.unit = Some(choice.unit.clone());
         record.add =
             self.added(choice.generation, record.number, &choice.unit, std::slice::from_ref(merged))?;
+        if choice.generation != record.generation {
+            record.add.iter_mut().for_each(|file| file.generation = Some(choice.generation));
+        }
         record.remove = choice.inputs.iter().map(|input| input.path.clone()).collect();
         record.remove.sort();
         Ok(Some(record))

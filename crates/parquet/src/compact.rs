@@ -75,20 +75,25 @@ fn directory(path: &str) -> &str {
 impl Choice {
     /// The files that are to be merged next, the smallest first; `None` where there are none.
     pub(crate) fn of(fold: &Fold, eagerness: Eagerness, full: u64) -> Option<Self> {
-        // Only what every reader sees and no later chunk replaces.
+        // Only what every reader sees, and no later chunk or rewritten file replaces.
         if fold.open.is_some() || !fold.is_visible(fold.generation) {
             return None;
         }
-        let mut gathered: BTreeMap<(usize, &str), Vec<_>> = BTreeMap::new();
-        let small = |facts: &crate::record::FileFacts| facts.kind == FileKind::Data && facts.bytes < full;
-        for (path, file) in fold.paths_of(fold.generation).filter(|(_, file)| small(&file.facts)) {
-            gathered.entry((step(file.facts.bytes), directory(path))).or_default().push((path, file));
-        }
-        let enough = match eagerness {
-            Eagerness::Gathered => GATHERED,
-            Eagerness::Any => 2,
+        let mut gathered: BTreeMap<(usize, u32, &str), Vec<_>> = BTreeMap::new();
+        let small = |file: &LiveFile| {
+            file.facts.kind == FileKind::Data && file.facts.bytes < full && fold.is_visible(file.generation)
         };
-        let mut files = gathered.into_values().find(|files| files.len() >= enough)?;
+        for (path, file) in fold.files.iter().filter(|(_, file)| small(file)) {
+            let key = (step(file.facts.bytes), file.generation, directory(path));
+            gathered.entry(key).or_default().push((path, file));
+        }
+        // To a generation that is history nothing comes any more: waiting would not gather more.
+        let enough = |generation: u32| match eagerness {
+            Eagerness::Gathered if generation == fold.generation => GATHERED,
+            Eagerness::Gathered | Eagerness::Any => 2,
+        };
+        let ((_, generation, _), mut files) =
+            gathered.into_iter().find(|((_, generation, _), files)| files.len() >= enough(*generation))?;
         files.sort_by_key(|(path, file)| (file.commit, ordinal(path)));
         // A quarter more than a full file has: merged they take less room than apart.
         let mut bytes = 0;
@@ -100,19 +105,18 @@ impl Choice {
         });
         let inputs = taken.map(|(path, file)| Input::of(path, file)).collect();
         let partition = files.first().map(|(_, file)| file.facts.partition.clone()).unwrap_or_default();
-        let (generation, sought) = (fold.generation, sought(fold));
-        Some(Self { generation, unit: unit("merge", fold), partition, inputs, sought })
+        Some(Self { generation, unit: unit("merge", fold), partition, inputs, sought: sought(fold) })
     }
 
-    /// Whether all of the files are still part of the newest generation, and that is visible.
+    /// Whether all of the files are still part of their generation, and nothing is being filled or rewritten.
     pub(crate) fn still_stands(&self, fold: &Fold) -> bool {
         let live = |input: &Input| {
             fold.files
                 .get(&input.path)
                 .is_some_and(|file| file.generation == self.generation && file.facts.sha256 == input.sha256)
         };
-        fold.generation == self.generation
-            && fold.open.is_none()
+        fold.open.is_none()
+            && fold.is_visible(fold.generation)
             && fold.is_visible(self.generation)
             && self.inputs.iter().all(live)
     }
@@ -220,6 +224,30 @@ mod tests {
         assert_eq!(of_size(GATHERED, 100), GATHERED);
         assert_eq!(of_size(39, 100), 39);
         assert_eq!(of_size(39, 40 << 20), 4);
+    }
+
+    #[test]
+    fn of_a_history_few_files_stay_and_generations_stay_apart() {
+        let files = [
+            ("1-000000000001-00000000-0.parquet", 1, 1),
+            ("1-000000000002-00000000-0.parquet", 2, 1),
+            ("2-000000000003-00000000-0.parquet", 3, 1),
+            ("2-000000000004-00000000-0.parquet", 4, 1),
+            ("3-000000000005-00000000-0.parquet", 5, 1),
+        ];
+        let mut history = Fold { generation: 2, visible: vec![1, 2], ..fold(&files) };
+        for (path, file) in &mut history.files {
+            file.generation = u32::from(path.as_bytes()[0] - b'0');
+        }
+        let choice = Choice::of(&history, Eagerness::Gathered, FULL).unwrap();
+        assert_eq!((choice.generation, choice.inputs.len()), (1, 2));
+        assert!(choice.still_stands(&history));
+        for input in choice.inputs {
+            history.files.remove(&input.path);
+        }
+        assert_eq!(Choice::of(&history, Eagerness::Gathered, FULL), None);
+        let choice = Choice::of(&history, Eagerness::Any, FULL).unwrap();
+        assert_eq!((choice.generation, choice.inputs.len()), (2, 2));
     }
 
     #[test]
