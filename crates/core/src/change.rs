@@ -164,6 +164,8 @@ pub struct Lag {
     pub behind_bytes: u64,
     /// Bytes of log that the source keeps for this pipeline.
     pub retained_bytes: Option<u64>,
+    /// Why what follows cannot be had any more, where that is so: the other figures then say nothing.
+    pub lost: Option<String>,
 }
 
 impl Lag {

@@ -55,11 +55,11 @@ fn text(state: &State, lag: Option<&Lag>, surface: Surface) -> String {
         result.push_str(&format!("  log committed and released up to {}\n", position(&global.position)));
     }
     if let Some(lag) = lag {
-        result.push_str(&format!(
-            "  log at the source ends at {}: {}\n",
-            position(&lag.source),
-            human_lag(lag.behind_bytes, behind_seconds(state, lag), lag.retained_bytes),
-        ));
+        let what = match &lag.lost {
+            None => human_lag(lag.behind_bytes, behind_seconds(state, lag), lag.retained_bytes),
+            Some(reason) => format!("what follows is lost: {}", harmless(reason)),
+        };
+        result.push_str(&format!("  log at the source ends at {}: {what}\n", position(&lag.source)));
     }
     let rows = state.streams.iter().map(|(id, stream)| {
         vec![
@@ -130,6 +130,7 @@ fn value(state: &State, lag: Option<&Lag>) -> Value {
         json!({
             "source": lag.source, "behind_bytes": lag.behind_bytes,
             "behind_seconds": behind_seconds(state, lag), "retained_bytes": lag.retained_bytes,
+            "lost": lag.lost,
         })
     });
     json!({ "pipeline": state.pipeline, "global": global, "lag": lag, "streams": streams })

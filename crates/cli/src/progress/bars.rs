@@ -264,13 +264,37 @@ mod tests {
         assert_eq!(short(&name).chars().count(), NAME_WIDTH);
     }
 
-    #[test]
-    fn thousands_of_streams_share_a_few_bars() {
-        let console = Console::new(&Speech {
+    fn console() -> Console {
+        Console::new(&Speech {
             log_level: LogLevel::Error,
             log_format: Some(LogFormat::Text),
             progress: ProgressWhen::Never,
+        })
+    }
+
+    #[test]
+    fn how_far_a_log_is_behind_stands_in_the_last_line() {
+        let console = console();
+        Bars::new(console.clone()).with_state(|state| {
+            let checkpoint = Event::Checkpoint {
+                streams: 1,
+                rows: 1,
+                position: "0/2A".to_owned(),
+                source: "0/10002A".to_owned(),
+                behind_bytes: 1 << 20,
+                behind_seconds: Some(2.5),
+                retained_bytes: Some(2 << 20),
+            };
+            assert!(!state.apply(&console, &checkpoint));
+            let last = state.total.message();
+            let lag = "0/2A of 0/10002A, 1.0 MiB and 2.5 s behind, 2.0 MiB kept at the source";
+            assert!(last.ends_with(lag), "{last}");
         });
+    }
+
+    #[test]
+    fn thousands_of_streams_share_a_few_bars() {
+        let console = console();
         let bars = Bars::new(console.clone());
         let stream = |number: usize| StreamId::new("public", format!("t{number}"));
         bars.with_state(|state| {

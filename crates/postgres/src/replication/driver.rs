@@ -263,6 +263,7 @@ impl CdcDriver for PostgresDriver {
         Ok(Lag {
             source: committed.at(place.lsn).to_position(),
             behind_bytes: committed.lsn.map_or(0, since),
+            lost: prepare::lost(&self.connector, &connection, &committed, slot.as_ref(), &place).await?,
             retained_bytes: slot.and_then(|slot| slot.restart_lsn).map(since),
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lakeward_core::{ConfiguredStream, Error, ErrorKind, Prepared, Result};
 
 use super::lsn::{Found, LogPosition, Lsn, Names};
-use super::slot::Place;
+use super::slot::{Place, Slot};
 use super::{publication, slot};
 use crate::config::{OnSlotLost, ReplicationConfig};
 use crate::connect::{Connection, Connector};
@@ -277,7 +277,34 @@ async fn loss(
     if let Some(reason) = slot::foreign_log(connector, saved, lsn, place).await? {
         return Ok(Some(reason));
     }
-    let Some(found) = slot::await_idle(connection, &names.slot).await? else {
+    let found = slot::await_idle(connection, &names.slot).await?;
+    made_lost(connector, connection, names, lsn, found.as_ref()).await
+}
+
+/// The same for somebody who only looks, and does not mind that the slot is being read.
+pub(crate) async fn lost(
+    connector: &Connector,
+    connection: &Connection,
+    saved: &LogPosition,
+    slot: Option<&Slot>,
+    place: &Place,
+) -> Result<Option<String>> {
+    let Some(lsn) = saved.lsn else { return Ok(None) };
+    match slot::foreign_log(connector, saved, lsn, place).await? {
+        None => made_lost(connector, connection, &saved.names()?, lsn, slot).await,
+        foreign => Ok(foreign),
+    }
+}
+
+/// Why the slot and the publications, as they are, do not give what follows.
+async fn made_lost(
+    connector: &Connector,
+    connection: &Connection,
+    names: &Names,
+    lsn: Lsn,
+    slot: Option<&Slot>,
+) -> Result<Option<String>> {
+    let Some(found) = slot else {
         return Ok(Some(format!("slot {} is gone", names.slot)));
     };
     found.check_kind(&names.slot, &connector.settings().database)?;

@@ -1,6 +1,6 @@
 //! Reading the log on a thread of its own: transactions in order, boundaries between them, and rests.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, Lag, Result};
 
@@ -51,12 +51,14 @@ pub(super) struct Work {
     source: Lsn,
     /// From where on it keeps the log.
     kept_from: Option<Lsn>,
+    /// A place where the log has ended, and when, in microseconds since 1970. Another one only when it is reached.
+    ended_at: Option<(Lsn, i64)>,
     /// When everything that the server had stood before `position`, in microseconds since 1970.
     as_of: Option<i64>,
     asked_at: Option<Instant>,
     catalog_at: Instant,
     /// When the source's end was looked at.
-    looked_at: Instant,
+    looked_at: Option<Instant>,
     ended: bool,
 }
 
@@ -133,10 +135,11 @@ impl Work {
             bytes: 0,
             source: start.from.max(read_at),
             kept_from: None,
+            ended_at: None,
             as_of: None,
             asked_at: None,
             catalog_at: Instant::now(),
-            looked_at: Instant::now(),
+            looked_at: None,
             ended: false,
         }
     }
@@ -178,18 +181,23 @@ impl Work {
         let Assembler { tables, batches, .. } = &mut self.assembler;
         batches.settle(tables)?;
         // A keepalive says how far the server has sent, not how far there is to go.
-        if self.looked_at.elapsed() >= LOOK {
+        if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK) {
+            let asked = microseconds_since_1970();
             let (end, kept_from) = batches.outlet().wait(tables.log_extent(self.pipeline.slot.as_deref()))?;
             (self.source, self.kept_from) = (self.source.max(end), kept_from);
-            self.looked_at = Instant::now();
+            self.looked_at = Some(Instant::now());
+            self.reach();
+            self.ended_at.get_or_insert((end, asked));
         }
+        self.reach();
         let source = self.source.max(self.position);
-        batches.outlet().send(ChangeEvent::Boundary(Boundary {
+        self.assembler.batches.outlet().send(ChangeEvent::Boundary(Boundary {
             position: self.pipeline.at(self.position).to_position(),
             lag: Lag {
                 source: self.pipeline.at(source).to_position(),
                 behind_bytes: source.0 - self.position.0,
                 retained_bytes: self.kept_from.map(|from| source.0.saturating_sub(from.0)),
+                lost: None,
             },
             as_of: self.as_of,
         }))?;
@@ -202,13 +210,25 @@ impl Work {
     /// Everything before `end` was sent. A transaction that is still in progress commits later, and is sent again
     /// by who begins there, so that it does not hold the position back.
     fn keepalive(&mut self, end: Lsn, sent: i64, reply: bool) {
+        // It is how far the server has come with sending, which may be far from how far there is to go.
+        let all = end >= self.source;
         self.source = self.source.max(end);
         if !self.open && self.block.is_none() && end >= self.position {
             self.position = end;
-            self.as_of = Some(sent);
+            self.reach();
+            if all {
+                self.as_of = Some(sent);
+            }
         }
         if reply {
             self.feedback.say();
+        }
+    }
+
+    /// Whoever has come to where the log once ended has all that there was then.
+    fn reach(&mut self) {
+        if let Some((_, then)) = self.ended_at.take_if(|(end, _)| *end <= self.position) {
+            self.as_of = self.as_of.max(Some(then));
         }
     }
 
@@ -267,4 +287,9 @@ impl Work {
         }
         Ok(())
     }
+}
+
+fn microseconds_since_1970() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
