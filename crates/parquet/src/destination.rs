@@ -236,15 +236,13 @@ impl Destination for ParquetDestination {
     }
 
     async fn still_held(&self, streams: &[StreamId]) -> Result<()> {
-        let held = |stream: &StreamId| {
-            let held = self.slot(stream).held.clone().try_lock_owned().ok()?;
-            Some((stream.clone(), held))
-        };
-        let held: Vec<_> = streams.iter().filter_map(held).collect();
+        let held: Vec<_> =
+            streams.iter().map(|stream| (stream.clone(), self.slot(stream).held.clone())).collect();
         self.blocking(move |_| {
-            held.iter().try_for_each(|(stream, held)| match held.as_ref() {
-                Some(held) => held.still_held().map_err(|error| error.at("stream", stream)),
-                None => Ok(()),
+            held.iter().try_for_each(|(stream, held)| match held.try_lock().as_deref() {
+                Ok(Some(held)) => held.still_held().map_err(|error| error.at("stream", stream)),
+                // One that is committing finds out by itself.
+                Ok(None) | Err(_) => Ok(()),
             })
         })
         .await

@@ -161,6 +161,8 @@ pub(crate) struct StreamLock(#[expect(dead_code, reason = "held for its drop")] 
 
 impl StreamLock {
     const PATIENCE: Duration = Duration::from_secs(30);
+    /// After this long somebody may wonder what is waited for.
+    const SILENCE: Duration = Duration::from_secs(2);
 
     pub(crate) fn acquire(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
@@ -169,11 +171,15 @@ impl StreamLock {
             .truncate(false)
             .open(path)
             .map_err(|e| io_error("open a lock", path, e))?;
-        let start = Instant::now();
+        let (start, mut told) = (Instant::now(), false);
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self(Some(file))),
                 Err(fs::TryLockError::WouldBlock) if start.elapsed() < Self::PATIENCE => {
+                    if !told && start.elapsed() > Self::SILENCE {
+                        tracing::warn!(lock = %path.display(), "another process is moving this stream's files: waiting for it");
+                        told = true;
+                    }
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(fs::TryLockError::WouldBlock) => {

@@ -18,6 +18,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use tokio::task::spawn_blocking;
 
+use crate::commit::staging_gone;
 use crate::config::Settings;
 use crate::durable::{remove_file, sync_dir};
 use crate::encoding::{Encoder, OP, SEQ};
@@ -285,7 +286,11 @@ impl Unit {
             self.end_file(0)?;
         }
         if !self.written.is_empty() {
-            sync_dir(&self.staging)?;
+            // A run that took the stream over has emptied this one's staging.
+            sync_dir(&self.staging).map_err(|error| match self.staging.is_dir() {
+                true => error,
+                false => staging_gone(&self.staging),
+            })?;
             failpoint::hit("parquet-stage-synced")?;
         }
         self.committed = true;

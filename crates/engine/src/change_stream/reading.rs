@@ -71,17 +71,23 @@ impl Reading<'_> {
         let targets: Vec<StreamId> = self.runs.values().map(|run| run.stream.target.clone()).collect();
         let mut looks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let taken_over = async {
+            loop {
+                looks.tick().await;
+                if let Err(error) = self.context.destination.still_held(&targets).await {
+                    break error;
+                }
+            }
+        };
+        tokio::pin!(taken_over);
         let outcome = loop {
             let event = tokio::select! {
                 biased;
                 () = self.context.options.cancel.cancelled() => break Err(Error::cancelled()),
                 () = quit.cancelled() => break Ok(ReadEnd::Asked),
                 error = committing.failed() => break Err(error),
+                error = &mut taken_over => break Err(error),
                 event = events.next() => event,
-                _ = looks.tick() => match self.context.destination.still_held(&targets).await {
-                    Ok(()) => continue,
-                    Err(error) => break Err(error),
-                },
             };
             let step = match event {
                 None => break Ok(ReadEnd::Reached),
