@@ -13,6 +13,7 @@ use crate::followed::Followed;
 use crate::log::SQL;
 
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
+on_both!(f04_killed_while_it_begins_anew, super::killed_while_beginning_anew);
 on_both!(f04_a_slot_that_is_dropped_while_it_is_followed, super::lost_while_following);
 on_both!(f04_a_slot_that_is_invalidated_while_it_is_followed, super::invalidated_while_following);
 
@@ -111,13 +112,57 @@ async fn lost_while_following(version: Version) {
     scene.assert_nothing_forgotten_early().await;
 }
 
+/// What is gone with the old slot stays known, whichever step towards the new one is the last.
+async fn killed_while_beginning_anew(version: Version) {
+    let mut scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+    scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
+    scene.sync().await;
+    let places = [
+        ("engine-log-followable", 1),
+        ("state-renamed", 1),
+        ("state-renamed", 2),
+        ("parquet-record-linked", 1),
+        ("parquet-record-linked", 2),
+    ];
+    for (round, (place, nth)) in places.into_iter().enumerate() {
+        let change = format!(
+            "UPDATE t SET n = n + 1 WHERE id < 10; DELETE FROM t WHERE id = (SELECT max(id) FROM t); INSERT INTO t VALUES (7000 + {round}, 0)"
+        );
+        scene.sql(&change).await;
+        scene.drop_slot().await;
+        scene.sql("DELETE FROM t WHERE id = (SELECT min(id) FROM t WHERE id > 100)").await;
+        if cfg!(feature = "failpoints") {
+            scene.project.abort_at(place, nth);
+            let output = scene.run(&[]).await;
+            assert_eq!(output.signal, Some(Signal::ABORT.as_raw()), "{place}:{nth}: {}", output.stderr);
+            scene.project.clear_failpoints();
+        }
+        scene.sql("UPDATE t SET n = n + 1 WHERE id BETWEEN 5 AND 15").await;
+        scene.sync().await;
+        scene.assert_same("t").await;
+        scene.assert_nothing_forgotten_early().await;
+    }
+}
+
 async fn invalidated_while_following(version: Version) {
     let server = PrivateServer::start_new(version).await.unwrap();
     server.set_conf("max_slot_wal_keep_size", "16MB").await.unwrap();
+    let mut limits = vec!["max_slot_wal_keep_size"];
+    if version == Version::Pg18 {
+        server.set_conf("idle_replication_slot_timeout", "1d").await.unwrap();
+        limits.push("idle_replication_slot_timeout");
+    }
     let db = server.create_database("invalidated").await.unwrap();
     db.execute(SQL).await.unwrap();
     let proxy = Proxy::start(server.port()).unwrap();
     let scene = Followed::over(db, json!({ "port": proxy.port() }), &["t"]).await;
+    // Whoever asks is warned before it comes to that.
+    let check = ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
+    let findings = scene.project.run(&check).await.unwrap().json().unwrap();
+    for limit in limits {
+        let mut found = findings.as_array().unwrap().iter().filter(|finding| finding["subject"] == limit);
+        assert!(found.next().is_some_and(|finding| finding["severity"] == "warning"), "{limit}: {findings}");
+    }
     scene.sync().await;
     let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
     caught_up(&scene, &mut run).await;

@@ -120,11 +120,12 @@ async fn log(connection: &Connection, manage: bool, findings: &mut Vec<Finding>)
         .row(
             "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int \
                - (SELECT count(*)::int FROM pg_catalog.pg_replication_slots), \
-             current_setting('max_wal_senders')::int, \
+             current_setting('max_wal_senders')::int - (SELECT count(*)::int FROM pg_catalog.pg_stat_replication), \
              (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user), \
              has_database_privilege(current_database(), 'CREATE'), \
              coalesce(current_setting('max_slot_wal_keep_size', true), '-1'), \
-             coalesce(current_setting('idle_replication_slot_timeout', true), '0')",
+             coalesce(current_setting('idle_replication_slot_timeout', true), '0'), \
+             current_user::text, current_database()::text",
             &[],
         )
         .await?;
@@ -138,25 +139,30 @@ async fn log(connection: &Connection, manage: bool, findings: &mut Vec<Finding>)
             "ALTER SYSTEM SET wal_level = 'logical', then restart the server",
         )
     });
-    if row.get::<_, i32>(1) < 2 || row.get::<_, i32>(2) < 2 {
-        findings.push(Finding::error(
-            "replication slots",
-            "fewer than two replication slots or WAL senders are free",
-            "raise max_replication_slots and max_wal_senders, then restart the server",
-        ));
+    // One for the pipeline, which may have it already, and one while a snapshot is taken.
+    let (slots, senders): (i32, i32) = (row.get(1), row.get(2));
+    let few = format!(
+        "{slots} replication slots and {senders} WAL senders are free, and up to two of each are needed"
+    );
+    let raise = "raise max_replication_slots and max_wal_senders, then restart the server";
+    match slots.min(senders) {
+        2.. => {}
+        1 => findings.push(Finding::warning("replication slots", few, raise)),
+        _ => findings.push(Finding::error("replication slots", few, raise)),
     }
+    let (role, database) = (sql::ident(row.get(7)), sql::ident(row.get(8)));
     if !row.get::<_, Option<bool>>(3).unwrap_or(false) {
         findings.push(Finding::error(
             "replication privilege",
             "the role may not replicate",
-            "ALTER ROLE <role> REPLICATION",
+            format!("ALTER ROLE {role} REPLICATION"),
         ));
     }
     if manage && !row.get::<_, bool>(4) {
         findings.push(Finding::warning(
             "replication privilege",
             "the role may not create publications",
-            "GRANT CREATE ON DATABASE <database> TO <role>; or make them, and set replication.manage to false",
+            format!("GRANT CREATE ON DATABASE {database} TO {role}; or make them, and set replication.manage to false"),
         ));
     }
     let (keep, idle): (String, String) = (row.get(5), row.get(6));

@@ -15,7 +15,7 @@ use crate::quantity::counted;
 
 /// More changes than this are counted, not listed.
 const MOST_CHANGES: usize = 100;
-/// More streams than this are counted, not named.
+/// More streams than this are counted, not named, and more columns of one.
 const MOST_NAMED: usize = 10;
 
 /// Writes the merged catalog and says what changed.
@@ -74,18 +74,24 @@ fn unlogged(catalog: &Catalog) -> Option<String> {
             let columns = stream.type_schema.columns().filter(|(_, column)| column.unlogged);
             let columns: Vec<&str> = columns.map(|(name, _)| name).collect();
             (!columns.is_empty())
-                .then(|| format!("{}.{} ({})", stream.namespace, stream.name, columns.join(", ")))
+                .then(|| format!("{}.{} ({})", stream.namespace, stream.name, listed(&columns)))
         })
         .collect();
-    let listed = named.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
-    let more = named.len().saturating_sub(MOST_NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     (!named.is_empty()).then(|| {
         format!(
-            "changes have no value for generated columns of {listed}{more}: where these streams are followed, name them in \
-             columns.exclude"
+            "changes have no value for generated columns of {}: where these streams are followed, name them in \
+             columns.exclude",
+            listed(&named)
         )
     })
+}
+
+fn listed(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(MOST_NAMED).map(AsRef::as_ref).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 /// Writes the file whole or not at all: the user's choices are in it.

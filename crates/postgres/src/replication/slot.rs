@@ -18,6 +18,8 @@ const LINGERING: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How long others wait for a lock of ours, at most, while a slot is made.
 const GIVE_WAY: Duration = Duration::from_millis(500);
+/// How long a slot may take before whom it waits for is told.
+const SILENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(200);
 /// Standbys take slots over from here on.
 const FAILOVER_VERSION: u32 = 17;
@@ -298,7 +300,7 @@ async fn within<T>(
 ) -> Result<Option<T>> {
     let limit = connector.settings().lock_timeout;
     tokio::pin!(work);
-    let began = Instant::now();
+    let (began, mut told) = (Instant::now(), false);
     let connection = loop {
         if let Ok(result) = tokio::time::timeout(GIVE_WAY, &mut work).await {
             return result.map(Some);
@@ -319,6 +321,11 @@ async fn within<T>(
         }
         if late {
             break connection;
+        }
+        if !told && began.elapsed() > SILENCE {
+            told = true;
+            let whom = blockers(&connection, pid).await.unwrap_or_default().join(", ");
+            tracing::warn!(limit = ?limit, "a replication slot waits for running transactions: {whom}");
         }
         connector.rest(connection);
     };
