@@ -1,4 +1,4 @@
--- Taxi rides, shaped as the published benchmark of a peer has them: 29 columns, of which 14 are `numeric` without
+-- Taxi rides, shaped as the published benchmark of a peer has them: 29 columns, of which 15 are `numeric` without
 -- precision. Synthetic and the same at every run; psql -v rows=N says how many.
 
 SET TIME ZONE 'UTC';

@@ -1,4 +1,4 @@
-//! Rows shaped like the `trips` table: 29 columns, 14 of them unconstrained numerics as text.
+//! Rows shaped like the `trips` table: 29 columns, 15 of them unconstrained numerics as text.
 
 use std::sync::Arc;
 

@@ -204,12 +204,16 @@ class Bed:
         return str(found[0])
 
     def versions(self):
-        git = ["git", "-C", str(host.PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
+        git = ["git", "-C", str(host.PROJECT)]
+        # What this writes itself is no change of what is measured.
+        others = ["--", ".", ":!benches/results", ":!docs"]
+        changed = "-dirty" if output([*git, "status", "--porcelain", *others]) else ""
+        revision = output([*git, "describe", "--always", "--abbrev=12"]) + changed
         modules = "import duckdb, pyarrow, json; " + (
             "print(json.dumps({m.__name__: m.__version__ for m in (duckdb, pyarrow)}))"
         )
         return {
-            "lakeward": f"{output([self.program, '--version'])} ({output(git)})",
+            "lakeward": f"{output([self.program, '--version'])} ({revision})",
             "postgresql": self.sql("SHOW server_version"),
             "psql": output([self.psql, "--version"]),
             "rustc": output(["rustc", "--version"]),

@@ -31,6 +31,16 @@ impl Spread {
         Some(Self { median, least, greatest })
     }
 
+    /// Of a figure that was taken once.
+    pub(crate) fn one(figure: f64) -> Self {
+        Self { median: figure, least: figure, greatest: figure }
+    }
+
+    /// The same in another unit.
+    pub(crate) fn divided_by(self, unit: f64) -> Self {
+        Self { median: self.median / unit, least: self.least / unit, greatest: self.greatest / unit }
+    }
+
     /// How far runs lie from their median at most, as a share of it.
     fn deviation(&self) -> f64 {
         if self.median > 0.0 { (self.greatest - self.least) / 2.0 / self.median } else { 0.0 }
