@@ -11,16 +11,33 @@ use lakeward_testkit::proxy::Proxy;
 use lakeward_testkit::server::Version;
 use lakeward_testkit::workload::{rounds, seed};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use crate::followed::Followed;
 
-/// Runs of a round that are disturbed.
-const DISTURBANCES: u32 = 15;
-/// Before this one of them a table is added.
-const ADDED_BEFORE: u32 = 5;
+/// What happens to the runs of a round, in a random order.
+const DISTURBANCES: [Disturbance; 15] = {
+    use Disturbance::{Crash, Cut, Kill, Stop};
+    [Kill, Kill, Kill, Kill, Kill, Kill, Kill, Stop, Stop, Stop, Cut, Cut, Cut, Crash, Crash]
+};
+/// After so many of them all tables are compared.
+const COMPARED_AFTER: usize = 5;
 const ADDED: &str = "pairs";
+
+/// What ends a run, or befalls it before it is killed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Disturbance {
+    /// By `kill -9`.
+    Kill,
+    /// By SIGTERM.
+    Stop,
+    /// All connections are cut.
+    Cut,
+    /// The server is stopped without a word, and started again.
+    Crash,
+}
 
 on_both!(f42_followed_through_kills_and_cuts, super::disturbed);
 
@@ -36,78 +53,88 @@ async fn disturbed(version: Version) {
         let db = server.create_database("disturbed").await.unwrap();
         churn.create_tables(&db).await.unwrap();
         let proxy = Proxy::start(db.server().port()).unwrap();
-        let first: Vec<&str> = TABLES.into_iter().filter(|table| *table != ADDED).collect();
-        let scene = Followed::over(db, json!({ "port": proxy.port() }), &first).await;
+        let mut tables: Vec<&str> = TABLES.into_iter().filter(|table| *table != ADDED).collect();
+        let scene = Followed::over(db, json!({ "port": proxy.port() }), &tables).await;
         // Parts of transactions are sent while they are in progress.
         scene
             .sql(&format!("ALTER DATABASE \"{}\" SET logical_decoding_work_mem = '64kB'", scene.db.name()))
             .await;
         let writers = churn.start(&scene.db).await.unwrap();
-        let (mut killed, mut stopped, mut cut, mut crashed, mut ended) = (0, 0, 0, 0, 0);
-        for disturbance in 0..DISTURBANCES {
-            if disturbance == ADDED_BEFORE {
+        let mut disturbances = DISTURBANCES;
+        disturbances.shuffle(&mut rng);
+        let mut killed = 0;
+        for (number, disturbance) in disturbances.into_iter().enumerate() {
+            if number == COMPARED_AFTER {
                 scene.project.select(ADDED, json!({ "sync_mode": "cdc" })).unwrap();
+                tables.push(ADDED);
             }
-            let moment = Duration::from_millis(rng.random_range(50..2500));
-            let follow = rng.random_ratio(1, 2);
-            let mode = ["concurrent", "parallel", "sequential"][rng.random_range(0..3)];
-            let mut arguments =
-                vec!["--chunk-size", "128KiB", "--cdc-mode", mode, "--checkpoint-interval", "150ms,256KiB"];
-            if follow {
-                arguments.push("--follow");
-            }
-            let mut run = scene.start(&arguments);
-            let start = Instant::now();
-            while start.elapsed() < moment && !run.has_ended().unwrap() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            match rng.random_range(0..4) {
-                0 => {
-                    run.signal(Signal::TERM).ok();
-                    let output = run.wait_timeout(Duration::from_secs(15)).await.unwrap();
-                    assert!(matches!(output.code, Some(0 | 130)), "{:?} {}", output.code, output.stderr);
-                    stopped += 1;
-                }
-                1 => {
-                    if rng.random_ratio(1, 3) {
-                        server.stop(Stop::Immediate).await.unwrap();
-                        server.start().await.unwrap();
-                        crashed += 1;
-                    } else {
-                        proxy.cut();
-                        cut += 1;
-                    }
-                    // It comes back by itself; what does not end is then killed.
-                    tokio::time::sleep(Duration::from_millis(rng.random_range(200..1500))).await;
-                    if run.has_ended().unwrap() {
-                        // Cut off before it had begun, it says so.
-                        let output = run.wait_timeout(Duration::from_secs(1)).await.unwrap();
-                        assert!(matches!(output.code, Some(0 | 3)), "{:?} {}", output.code, output.stderr);
-                    } else {
-                        run.kill9().await.unwrap();
-                    }
-                }
-                _ => {
-                    let output = run.kill9().await.unwrap();
-                    if output.signal.is_some() {
-                        killed += 1;
-                    } else {
-                        output.assert_ok();
-                        ended += 1;
-                    }
-                }
-            }
+            killed += u32::from(disturb(&scene, &server, &proxy, disturbance, &mut rng).await);
             scene.assert_nothing_forgotten_early().await;
+            if (number + 1) % COMPARED_AFTER == 0 {
+                let _pause = writers.pause().await;
+                scene.run(&[]).await.assert_ok();
+                for table in &tables {
+                    scene.assert_same(table).await;
+                }
+            }
         }
         let committed = writers.stop().await.unwrap();
-        scene.run(&[]).await.assert_ok();
-        for table in TABLES {
-            scene.assert_same(table).await;
-        }
+        assert!(killed > 0, "every run had ended by itself before it was killed");
         eprintln!(
-            "{}: seed {seed}, round {round}: {killed} killed, {stopped} stopped, {cut} cut off, {crashed} servers crashed, \
-             {ended} ended by themselves, {committed} transactions",
+            "{}: seed {seed}, round {round}: {killed} killed while at work, of {} disturbed, {committed} transactions",
             version.name(),
+            DISTURBANCES.len(),
         );
     }
+}
+
+/// A run in a random mode that is disturbed at a random moment. Whether it was killed before it had ended.
+async fn disturb(
+    scene: &Followed,
+    server: &PrivateServer,
+    proxy: &Proxy,
+    disturbance: Disturbance,
+    rng: &mut StdRng,
+) -> bool {
+    let moment = Duration::from_millis(rng.random_range(50..2500));
+    let mode = ["concurrent", "parallel", "sequential"][rng.random_range(0..3)];
+    let mut arguments =
+        vec!["--chunk-size", "128KiB", "--cdc-mode", mode, "--checkpoint-interval", "150ms,256KiB"];
+    if rng.random_ratio(1, 2) {
+        arguments.push("--follow");
+    }
+    let mut run = scene.start(&arguments);
+    let start = Instant::now();
+    while start.elapsed() < moment && !run.has_ended().unwrap() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    match disturbance {
+        Disturbance::Kill => {}
+        Disturbance::Stop => {
+            run.signal(Signal::TERM).ok();
+            let output = run.wait_timeout(Duration::from_secs(15)).await.unwrap();
+            assert!(matches!(output.code, Some(0 | 130)), "{:?} {}", output.code, output.stderr);
+            return false;
+        }
+        Disturbance::Cut => proxy.cut(),
+        Disturbance::Crash => {
+            server.stop(Stop::Immediate).await.unwrap();
+            server.start().await.unwrap();
+        }
+    }
+    if disturbance != Disturbance::Kill {
+        // It comes back by itself; what does not end is then killed.
+        tokio::time::sleep(Duration::from_millis(rng.random_range(200..1500))).await;
+        if run.has_ended().unwrap() {
+            // Cut off before it had begun, it says so.
+            let output = run.wait_timeout(Duration::from_secs(1)).await.unwrap();
+            assert!(matches!(output.code, Some(0 | 3)), "{:?} {}", output.code, output.stderr);
+            return false;
+        }
+    }
+    let output = run.kill9().await.unwrap();
+    if output.signal.is_none() {
+        output.assert_ok();
+    }
+    output.signal.is_some()
 }

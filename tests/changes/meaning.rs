@@ -18,6 +18,7 @@ on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory)
 on_both!(f20_keys_of_large_rows_are_moved, super::moved_large);
 on_both!(f18_generated_columns_are_followed, super::generated);
 on_both!(f18_what_the_log_has_no_value_for_is_told, super::unlogged);
+on_both!(messages_are_passed_over_and_replicated_rows_are_rows, super::others);
 
 const CHECK: [&str; 7] =
     ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
@@ -48,6 +49,41 @@ async fn unchanged(version: Version) {
     scene.assert_same("t").await;
     scene.assert_same("whole").await;
     scene.assert_same_as("filtered", &Options::cdc().filter("n > 10")).await;
+}
+
+/// Logical messages of applications, and transactions that came from another server.
+async fn others(version: Version) {
+    let sql =
+        "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 10) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    scene
+        .sql(&format!("ALTER DATABASE \"{}\" SET logical_decoding_work_mem = '64kB'", scene.db.name()))
+        .await;
+    scene.sync().await;
+    let message = |transactional: bool| {
+        format!(
+            "SELECT pg_logical_emit_message({transactional}, 'any', convert_to(repeat('I', 100000), 'UTF8'))"
+        )
+    };
+    let (within, beside) = (message(true), message(false));
+    scene
+        .sql(&format!(
+            "{within}; {beside};
+             SELECT pg_replication_origin_create(current_database()); SELECT pg_replication_origin_session_setup(current_database());
+             BEGIN; SELECT pg_replication_origin_xact_setup('0/1234', now()); UPDATE t SET n = -n; {within}; {beside};
+             INSERT INTO t VALUES (100, 0); COMMIT;
+             BEGIN; SELECT pg_replication_origin_xact_setup('0/2345', now());
+             INSERT INTO t SELECT g, g FROM generate_series(1000, 9000) g; {within}; DELETE FROM t WHERE id % 7 = 0; COMMIT;
+             SELECT pg_replication_origin_session_reset(); SELECT pg_replication_origin_drop(current_database())"
+        ))
+        .await;
+    scene.sync().await;
+    assert_eq!(scene.asked_of_view("t", "count(*) FILTER (WHERE n < 0)").await, "[(9,)]");
+    scene.assert_same("t").await;
+    // Nor do they bring anything by themselves.
+    scene.sql(&format!("{within}; {beside}")).await;
+    scene.sync().await;
+    scene.assert_same("t").await;
 }
 
 async fn identities(version: Version) {

@@ -192,7 +192,12 @@ async fn f16_keys_cursors_and_partitions_always_fail(version: Version) {
             let output = pipeline.project.sync(&[]).await.unwrap();
             output.assert_code(5);
             assert!(output.stderr.contains(&format!("column {column}")), "{table}: {}", output.stderr);
-            assert!(!output.stderr.contains("54321") && !output.stderr.contains("0044"), "{}", output.stderr);
+            // With their hyphens: the digits alone may be those of a moment.
+            assert!(
+                !output.stderr.contains("54321-") && !output.stderr.contains("0044-"),
+                "{}",
+                output.stderr
+            );
             assert!(pipeline.project.visible_files(*table).is_empty(), "{table}");
         }
     }

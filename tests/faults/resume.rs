@@ -14,6 +14,7 @@ const CONNECTIONS: &str = "3";
 
 on_both!(f22_killed_at_10_50_and_90_percent, super::at_10_50_and_90_percent);
 on_both!(f22_changed_chunks_alone_are_read_again, super::changed_chunks_alone);
+on_both!(f22_a_followed_backfill_goes_on_after_changes, super::followed);
 
 /// Kills a slowed backfill when this share of its chunks is committed; returns those with their rows.
 async fn kill_at(scene: &Scene, percent: usize, chunks: usize) -> BTreeMap<u64, u64> {
@@ -90,4 +91,54 @@ async fn changed_chunks_alone(version: Version) {
     let done_count = done.len() as u64;
     assert!((done_count - 2..done_count).contains(&kept), "{kept} of {done_count} kept");
     scene.assert_exact().await;
+}
+
+/// Changes before a kill, which stand committed in the hidden generation, and after it.
+async fn followed(version: Version) {
+    for percent in [10, 50, 90] {
+        let scene = Scene::new(&PgServer::shared(version), ROWS, How::Cdc).await;
+        let chunks = chunks_of_the_table(&scene).await;
+        let proxy = Proxy::start(scene.db.server().port()).unwrap();
+        proxy.throttle(Some(1 << 20));
+        scene.source(serde_json::json!({ "port": proxy.port() }));
+        let mut run = scene.start(&["--max-connections", CONNECTIONS, "--checkpoint-interval", "100ms"]);
+        scene.wait_for_chunks(&mut run, 1).await;
+        change_a_few(&scene, 0).await;
+        let committed =
+            |record: &serde_json::Value| record["unit"].as_str().is_some_and(|unit| unit.starts_with("cdc/"));
+        while !scene.log().iter().any(committed) {
+            assert!(!run.has_ended().unwrap(), "the run ended before a change was committed");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        scene.wait_for_chunks(&mut run, chunks * percent / 100).await;
+        let done = scene.chunks().len();
+        assert_eq!(run.kill9().await.unwrap().signal, Some(9), "it was not killed at work");
+        scene.source(serde_json::json!({}));
+        change_a_few(&scene, 1).await;
+        let resumed = scene.sync(&["--max-connections", CONNECTIONS]).await;
+        resumed.assert_ok();
+        // The rows that were changed lie in few of them, if there are others yet.
+        let kept = event(&resumed, "stream_planned")["chunks_kept"].as_u64().unwrap();
+        assert!(kept > 0 || done < 8, "nothing of {done} chunks was kept at {percent} %");
+        scene.assert_exact().await;
+        change_a_few(&scene, 2).await;
+        scene.sync(&[]).await.assert_ok();
+        scene.assert_exact().await;
+        scene.project.assert_nothing_forgotten_early(&scene.db).await;
+    }
+}
+
+/// Updates, key changes, deletes and inserts of rows that lie together; no two numbers change the same.
+async fn change_a_few(scene: &Scene, number: u64) {
+    let nth = |n: u64| format!("(SELECT id FROM {TABLE} ORDER BY id OFFSET {n} LIMIT 1)");
+    let (first, last) = (nth(number * 500), nth(number * 500 + 300));
+    let new = 2_000_000_000 + number * 1_000;
+    let sql = format!(
+        "BEGIN; CREATE TEMPORARY TABLE few ON COMMIT DROP AS SELECT id FROM {TABLE} WHERE id BETWEEN {first} AND {last};
+         UPDATE {TABLE} SET version = version + 1 WHERE id IN (SELECT id FROM few WHERE id % 3 = 0);
+         UPDATE {TABLE} SET id = id + 100000000 WHERE id IN (SELECT id FROM few WHERE id % 3 = 1);
+         DELETE FROM {TABLE} WHERE id IN (SELECT id FROM few WHERE id % 30 = 20);
+         INSERT INTO {TABLE} SELECT {new} + n, {number}, n, 'new', NULL FROM generate_series(1, 20) n; COMMIT"
+    );
+    scene.db.execute(&sql).await.unwrap();
 }

@@ -15,8 +15,10 @@ on_both!(a_run_that_begins_while_the_server_restarts_waits_for_it, super::begun_
 
 async fn restarted(version: Version) {
     let server = PrivateServer::start_new(version).await.unwrap();
-    for how in [Stop::Fast, Stop::Immediate] {
-        let scene = Scene::new(server.server(), 40_000, How::FullRefresh).await;
+    for (how, mode) in
+        [(Stop::Fast, How::FullRefresh), (Stop::Immediate, How::FullRefresh), (Stop::Immediate, How::Cdc)]
+    {
+        let scene = Scene::new(server.server(), 40_000, mode).await;
         let proxy = Proxy::start(server.port()).unwrap();
         proxy.throttle(Some(1 << 20));
         scene.source(json!({ "port": proxy.port() }));
@@ -38,7 +40,7 @@ async fn restarted(version: Version) {
             scene.sync(&[]).await.assert_ok();
         }
         scene.assert_exact().await;
-        eprintln!("{}, {how:?}: the run ended with {:?}", version.name(), output.code);
+        eprintln!("{}, {how:?}, {mode:?}: the run ended with {:?}", version.name(), output.code);
     }
 }
 

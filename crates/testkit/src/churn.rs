@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -97,6 +98,8 @@ impl Churn {
 struct Shared {
     stopping: AtomicBool,
     committed: AtomicU64,
+    /// Held for reading by whoever is in a transaction.
+    turns: Arc<RwLock<()>>,
 }
 
 /// Writers at work.
@@ -110,6 +113,11 @@ impl Churning {
     /// Transactions committed so far.
     pub fn committed(&self) -> u64 {
         self.shared.committed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no transaction is open; none begins as long as the guard is there.
+    pub async fn pause(&self) -> OwnedRwLockWriteGuard<()> {
+        self.shared.turns.clone().write_owned().await
     }
 
     /// Lets each writer end its transaction and waits for them; fails if one failed meanwhile.
@@ -142,6 +150,7 @@ impl Writer {
         while !shared.stopping.load(Ordering::Relaxed) {
             let sql = self.transaction();
             let commits = sql.ends_with("COMMIT");
+            let turn = shared.turns.read().await;
             match self.client.batch_execute(&sql).await {
                 Ok(()) if commits => _ = shared.committed.fetch_add(1, Ordering::Relaxed),
                 Ok(()) => {}
@@ -153,6 +162,7 @@ impl Writer {
                 },
                 Err(error) => return Err(error).with_context(|| format!("in: {sql}")),
             }
+            drop(turn);
             tokio::time::sleep(pause).await;
         }
         Ok(())
@@ -292,6 +302,7 @@ impl Slow {
             if shared.stopping.load(Ordering::Relaxed) {
                 break;
             }
+            let _turn = shared.turns.read().await;
             match self.transaction(&client, &mut rng, number).await {
                 Ok(()) => _ = shared.committed.fetch_add(1, Ordering::Relaxed),
                 Err(error) if gave_way(&error) => client.batch_execute("ROLLBACK").await?,
