@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use lakeward_testkit::churn::{Churn, TABLES};
-use lakeward_testkit::lakeward::Signal;
+use lakeward_testkit::lakeward::{Output, Signal};
 use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::{PrivateServer, Stop};
 use lakeward_testkit::proxy::Proxy;
@@ -72,7 +72,7 @@ async fn disturbed(version: Version) {
             scene.assert_nothing_forgotten_early().await;
             if (number + 1) % COMPARED_AFTER == 0 {
                 let _pause = writers.pause().await;
-                scene.run(&[]).await.assert_ok();
+                catch_up(&scene, &proxy).await;
                 for table in &tables {
                     scene.assert_same(table).await;
                 }
@@ -113,7 +113,8 @@ async fn disturb(
         Disturbance::Stop => {
             run.signal(Signal::TERM).ok();
             let output = run.wait_timeout(Duration::from_secs(15)).await.unwrap();
-            assert!(matches!(output.code, Some(0 | 130)), "{:?} {}", output.code, output.stderr);
+            let fine = matches!(output.code, Some(0 | 130)) || is_undecodable(&output);
+            assert!(fine, "{:?} {}", output.code, output.stderr);
             return false;
         }
         Disturbance::Cut => proxy.cut(),
@@ -133,8 +134,28 @@ async fn disturb(
         }
     }
     let output = run.kill9().await.unwrap();
-    if output.signal.is_none() {
+    if output.signal.is_none() && !is_undecodable(&output) {
         output.assert_ok();
     }
     output.signal.is_some()
+}
+
+/// A run to the end of the log, by way of what it says itself where the server cannot decode its own log any more:
+/// PostgreSQL 15 comes to that, seldom, with tables that are truncated while transactions stay open.
+async fn catch_up(scene: &Followed, proxy: &Proxy) {
+    let output = scene.run(&[]).await;
+    if !is_undecodable(&output) {
+        output.assert_ok();
+        return;
+    }
+    assert!(output.stderr.contains("drop the slot and set replication.on_slot_lost"), "{}", output.stderr);
+    eprintln!("the server cannot decode its log: all rows are read again");
+    scene.drop_slot().await;
+    scene.source(json!({ "port": proxy.port(), "replication": { "on_slot_lost": "resnapshot" } }));
+    scene.run(&[]).await.assert_ok();
+    scene.source(json!({ "port": proxy.port() }));
+}
+
+fn is_undecodable(output: &Output) -> bool {
+    output.code == Some(3) && output.stderr.contains("could not map filenode")
 }

@@ -190,6 +190,23 @@ async fn f54_row_level_security_is_an_error_and_not_fewer_rows(version: Version)
     project.select_only(&["guarded"], json!({})).unwrap();
     project.sync(&[]).await.unwrap().assert_ok();
     reconcile(&db, &project.lake(), "guarded", &Options::full_refresh()).await.unwrap().assert_same();
+
+    // Nor is half a table followed, by an owner whom the policies hold back too.
+    db.execute(&format!(
+        "ALTER ROLE {role} REPLICATION; GRANT CREATE ON DATABASE \"{}\" TO {role};
+         ALTER TABLE guarded OWNER TO {role}; ALTER TABLE guarded FORCE ROW LEVEL SECURITY",
+        db.name()
+    ))
+    .await
+    .unwrap();
+    let project = Project::new(PROGRAM, &as_role(&db, &role)).unwrap();
+    project.discover().await.unwrap().assert_ok();
+    project.select_only(&["guarded"], json!({ "sync_mode": "cdc" })).unwrap();
+    let output = project.sync(&[]).await.unwrap();
+    output.assert_code(4);
+    assert!(output.stderr.contains("guarded") && output.stderr.contains("row"), "{}", output.stderr);
+    assert!(project.visible_files("guarded").is_empty());
+    project.run(&["clear", "--all", "--yes"]).await.unwrap().assert_ok();
     drop_role(&db, &role).await;
 }
 
