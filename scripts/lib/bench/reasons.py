@@ -8,7 +8,7 @@ REASONS = {
     ),
     ("changes", "wall against pg_recvlogical"): (
         "both wait for the server's one process that decodes, and with two cores Lakeward's threads compete with it: 0.65 to"
-        " 0.75 while nobody else used the machine. Next: more of the log for each wake of the reader, because a third of its"
+        " 0.81 while nobody else used the machine. Next: more of the log for each wake of the reader, because a third of its"
         " CPU is the kernel's, for small packets and switches between threads"
     ),
     ("chunks", "`trips`, 2,000,000 rows: rows/s with the default, of the best"): (
