@@ -16,6 +16,7 @@ on_both!(f21_parallel, |version| super::under_writers(version, "parallel"));
 on_both!(f21_sequential, |version| super::under_writers(version, "sequential"));
 on_both!(f21_a_stream_added_later, super::added_later);
 on_both!(a_transaction_that_alters_a_stream_that_is_added_waits_for_nobody, super::altered_while_added);
+on_both!(f05_a_table_that_is_made_anew_while_it_is_opened, super::made_anew_while_opened);
 on_both!(f02_the_slot_moves_on_during_a_backfill, super::moves_on);
 on_both!(follows_until_it_is_stopped, super::follow);
 on_both!(where_it_stands_is_told, super::told);
@@ -119,6 +120,38 @@ async fn altered_while_added(version: Version) {
         scene.assert_same("a").await;
         scene.assert_same(table).await;
     }
+}
+
+/// A table that takes another's name while the log rests for its snapshot: the reading knows the one before.
+async fn made_anew_while_opened(version: Version) {
+    let rows = "SELECT g, repeat('x', 300) FROM generate_series(1, 6000) g";
+    let make = format!("CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t {rows}");
+    let sql = format!("CREATE TABLE u (id int PRIMARY KEY, n int); INSERT INTO u VALUES (1, 0); {make}");
+    let scene = Followed::new(&PgServer::shared(version), &sql, &["u"]).await;
+    scene.sync().await;
+    scene.project.select("t", json!({ "sync_mode": "cdc" })).unwrap();
+    let proxy = lakeward_testkit::proxy::Proxy::start(scene.db.server().port()).unwrap();
+    proxy.throttle(Some(1 << 20));
+    scene.source(json!({ "port": proxy.port() }));
+    let application = scene.db.client().await.unwrap();
+    application.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let mut run = scene.start(&["--chunk-size", "128KiB", "--max-connections", "1"]);
+    let waits = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+        WHERE d.datname = current_database() AND l.relation = 't'::regclass AND NOT l.granted";
+    scene.until(&mut run, waits).await;
+    application.batch_execute(&format!("DROP TABLE t; {make}; COMMIT")).await.unwrap();
+    let log = scene.project.lake().join("_lakeward/public/t/commits");
+    let committed = || std::fs::read_dir(&log).map_or(0, Iterator::count);
+    while committed() < 2 {
+        assert!(!run.has_ended().unwrap(), "the run ended before it read a chunk");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    scene.sql("DELETE FROM t WHERE id % 10 = 0; UPDATE t SET pad = 'new' WHERE id % 10 = 1").await;
+    run.wait_timeout(Duration::from_secs(90)).await.unwrap().assert_ok();
+    scene.source(json!({}));
+    scene.sync().await;
+    scene.assert_same("t").await;
+    scene.assert_same("u").await;
 }
 
 async fn moves_on(version: Version) {

@@ -178,6 +178,7 @@ impl Assembler {
         let version = self.phases.version();
         if version != self.phases_seen {
             self.phases_seen = version;
+            let mut opened = Vec::new();
             for (stream, phase) in self.phases.all() {
                 let Some(table) = self.tables.index(&stream) else { continue };
                 self.open[table] = match phase {
@@ -185,9 +186,17 @@ impl Assembler {
                     StreamPhase::Open { position, generation } => {
                         let from = LogPosition::of(&position)?.lsn;
                         let from = from.ok_or_else(|| Error::bug("an open stream's position has no LSN"))?;
+                        if self.open[table].is_none() {
+                            opened.push(table);
+                        }
                         Some((from, generation))
                     }
                 };
+            }
+            // Made anew before its snapshot was taken, it is another one than this reading knows, whose changes would be
+            // passed over as those of a stranger.
+            if let Some(change) = self.batches.outlet().wait(self.tables.replaced(&opened))? {
+                return Err(Halt::Changed(change));
             }
         }
         Ok(())

@@ -301,6 +301,26 @@ impl Tables {
         Ok((row.get::<_, &str>(0).parse()?, kept_from))
     }
 
+    /// The first of these tables whose name stands for another one now, or for none.
+    pub(super) async fn replaced(&self, tables: &[usize]) -> Result<Option<Change>> {
+        if tables.is_empty() {
+            return Ok(None);
+        }
+        let of = |table: &usize| &self.tables[*table];
+        let schemas: Vec<&str> = tables.iter().map(|table| of(table).stream.id.namespace.as_str()).collect();
+        let names: Vec<&str> = tables.iter().map(|table| of(table).stream.id.name.as_str()).collect();
+        let oids: Vec<u32> = tables.iter().map(|table| of(table).oid).collect();
+        let sql = "SELECT n.place FROM unnest($1::text[], $2::text[], $3::oid[]) WITH ORDINALITY n(schema, name, oid, place) \
+            WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace \
+              WHERE c.oid = n.oid AND c.relname::text = n.name AND s.nspname::text = n.schema) ORDER BY 1 LIMIT 1";
+        let rows = self.connection.rows(sql, &[&schemas, &names, &oids]).await?;
+        Ok(rows.first().and_then(|row| usize::try_from(row.get::<_, i64>(0)).ok()).map(|place| Change {
+            stream: of(&tables[place - 1]).stream.id.clone(),
+            what: "its name stands for another table, or for none".to_owned(),
+            placed: false,
+        }))
+    }
+
     /// Takes note of a table as the log describes it, in a transaction that was committed at `commit`.
     pub(super) async fn note(&mut self, relation: &Relation<'_>, commit: Lsn) -> Result<()> {
         let known = match self.by_oid.get(&relation.oid).copied() {
