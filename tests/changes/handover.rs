@@ -233,7 +233,6 @@ async fn follow(version: Version) {
             "{event}"
         );
     }
-    assert!(checkpoints.iter().any(|event| event["behind_seconds"].is_number()), "{}", output.stderr);
     for event in &checkpoints {
         assert!(event["retained_bytes"].as_u64() >= event["behind_bytes"].as_u64(), "{event}");
     }
