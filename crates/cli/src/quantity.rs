@@ -151,6 +151,18 @@ pub(crate) fn human_lag(
     behind + &kept.unwrap_or_default()
 }
 
+/// More names than this are counted, not listed.
+const MOST_NAMES: usize = 10;
+
+/// Names in a sentence.
+pub(crate) fn listed(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(MOST_NAMES).map(AsRef::as_ref).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

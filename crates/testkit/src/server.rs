@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::project_root;
@@ -198,11 +199,14 @@ impl TestDatabase {
     /// Waits up to a minute until a query says `t`.
     pub async fn until(&self, sql: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while self.value(sql).await?.as_deref() != Some("t") {
-            ensure!(Instant::now() < deadline, "it takes too long: {sql}");
+        loop {
+            match self.value(sql).await {
+                Ok(answer) if answer.as_deref() == Some("t") => return Ok(()),
+                Err(error) if !in_recoverys_way(&error) => return Err(error),
+                Ok(_) | Err(_) => ensure!(Instant::now() < deadline, "it takes too long: {sql}"),
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(())
     }
 
     /// Waits until this standby has all that the primary has.
@@ -313,6 +317,13 @@ pub(crate) fn merge(base: &mut Value, overrides: Value) {
         (_, Value::Null) => {}
         (base, value) => *base = value,
     }
+}
+
+/// Whether a standby cancelled the question because it stood in the way of what it replays.
+fn in_recoverys_way(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<tokio_postgres::Error>()
+        .is_some_and(|error| error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE))
 }
 
 fn shortened(sql: &str) -> String {

@@ -11,12 +11,10 @@ use crate::config;
 use crate::failure::ExitCode;
 use crate::messages::Console;
 use crate::output;
-use crate::quantity::counted;
+use crate::quantity::{counted, listed};
 
 /// More changes than this are counted, not listed.
 const MOST_CHANGES: usize = 100;
-/// More streams than this are counted, not named, and more columns of one.
-const MOST_NAMED: usize = 10;
 
 /// Writes the merged catalog and says what changed.
 pub(crate) async fn run(args: &DiscoverArgs, console: &Console) -> Result<ExitCode> {
@@ -84,14 +82,6 @@ fn unlogged(catalog: &Catalog) -> Option<String> {
             listed(&named)
         )
     })
-}
-
-fn listed(names: &[impl AsRef<str>]) -> String {
-    let shown: Vec<&str> = names.iter().take(MOST_NAMED).map(AsRef::as_ref).collect();
-    match names.len() - shown.len() {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
 }
 
 /// Writes the file whole or not at all: the user's choices are in it.

@@ -7,9 +7,7 @@ use crate::args::{FilesArgs, OutputFormat, ViewArgs};
 use crate::config;
 use crate::failure::ExitCode;
 use crate::output::{print, print_json};
-
-/// More names than this are counted, not listed.
-const MOST_NAMES: usize = 10;
+use crate::quantity::listed;
 
 /// Lists the files that one commit says make the stream.
 pub(crate) async fn files(args: &FilesArgs) -> Result<ExitCode> {
@@ -63,12 +61,7 @@ fn choose<'a>(streams: &'a [StreamId], text: &str) -> Result<&'a StreamId> {
                 format!("the destination holds no stream \"{text}\""),
                 match nearest(text, names.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean {near}?"),
-                    None if names.len() <= MOST_NAMES => format!("it holds {}", names.join(", ")),
-                    None => format!(
-                        "it holds {} and {} more",
-                        names[..MOST_NAMES].join(", "),
-                        names.len() - MOST_NAMES
-                    ),
+                    None => format!("it holds {}", listed(&names)),
                 },
             )
         }

@@ -112,6 +112,9 @@ pub(super) struct Tables {
     warned: HashSet<String>,
 }
 
+/// What is said of a table that is not the one that the reading began with.
+const REPLACED: &str = "its name stands for another table, or for none";
+
 /// A table in the log.
 #[derive(Debug)]
 pub(super) enum Known {
@@ -228,7 +231,7 @@ impl Tables {
             };
             let changed = |what: &str| change(what, false);
             let Some((name, columns)) = found.get(&table.oid).filter(|(name, _)| *name == stream.id) else {
-                return changed("its name stands for another table, or for none");
+                return changed(REPLACED);
             };
             let known = |column: &lakeward_core::Column| {
                 columns.contains(&format!("{} {}", column.identity, column.name))
@@ -316,7 +319,7 @@ impl Tables {
         let rows = self.connection.rows(sql, &[&schemas, &names, &oids]).await?;
         Ok(rows.first().and_then(|row| usize::try_from(row.get::<_, i64>(0)).ok()).map(|place| Change {
             stream: of(&tables[place - 1]).stream.id.clone(),
-            what: "its name stands for another table, or for none".to_owned(),
+            what: REPLACED.to_owned(),
             placed: false,
         }))
     }
