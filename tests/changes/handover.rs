@@ -133,13 +133,16 @@ async fn made_anew_while_opened(version: Version) {
     let proxy = lakeward_testkit::proxy::Proxy::start(scene.db.server().port()).unwrap();
     proxy.throttle(Some(1 << 20));
     scene.source(json!({ "port": proxy.port() }));
-    let application = scene.db.client().await.unwrap();
-    application.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // A slot waits for the transactions that write when it is made, and the reading has begun by then.
+    let writer = scene.db.client().await.unwrap();
+    writer.batch_execute("BEGIN; INSERT INTO u VALUES (2, 0)").await.unwrap();
     let mut run = scene.start(&["--chunk-size", "128KiB", "--max-connections", "1"]);
-    let waits = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-        WHERE d.datname = current_database() AND l.relation = 't'::regclass AND NOT l.granted";
+    let waits =
+        "SELECT count(*) = 2 FROM pg_replication_slots WHERE database = current_database() AND active";
     scene.until(&mut run, waits).await;
-    application.batch_execute(&format!("DROP TABLE t; {make}; COMMIT")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    scene.sql(&format!("DROP TABLE t; {make}")).await;
+    writer.batch_execute("COMMIT").await.unwrap();
     let log = scene.project.lake().join("_lakeward/public/t/commits");
     let committed = || std::fs::read_dir(&log).map_or(0, Iterator::count);
     while committed() < 2 {
