@@ -395,13 +395,6 @@ async fn wider(version: Version) {
     scene.project.discover().await.unwrap().assert_ok();
     scene.project.select("u", json!({ "sync_mode": "cdc" })).unwrap();
     let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms", "--chunk-size", "128KiB"]);
-    let passed = async |run: &mut lakeward_testkit::lakeward::Running| {
-        let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
-        let sql = format!(
-            "SELECT bool_and(confirmed_flush_lsn >= '{end}') FROM pg_replication_slots WHERE database = current_database() AND NOT temporary"
-        );
-        scene.until(run, &format!("SELECT COALESCE(({sql}), false)")).await;
-    };
     for round in 0..3 {
         let column = format!("w{round}");
         scene.sql(&format!("ALTER TABLE u ADD COLUMN {column} smallint")).await;
@@ -409,10 +402,10 @@ async fn wider(version: Version) {
             scene.sql(&format!("UPDATE u SET {column} = {n} WHERE id <= 7")).await;
             tokio::time::sleep(std::time::Duration::from_millis(40)).await;
         }
-        passed(&mut run).await;
+        scene.caught_up(&mut run).await;
         scene.sql(&format!("ALTER TABLE u ALTER {column} TYPE int")).await;
         scene.sql(&format!("UPDATE u SET {column} = 100000 WHERE id % 3 = 1")).await;
-        passed(&mut run).await;
+        scene.caught_up(&mut run).await;
     }
     run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
     run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);

@@ -139,6 +139,12 @@ impl Followed {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+
+    /// Waits until a run has confirmed all that is in the log by now.
+    pub async fn caught_up(&self, run: &mut Running) {
+        let confirmed = self.db.confirmed().await.unwrap();
+        self.until(run, &confirmed).await;
+    }
 }
 
 /// Statements that are run until they are stopped.

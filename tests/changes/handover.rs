@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lakeward_testkit::churn::{Churn, TABLES};
 use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::Options;
-use lakeward_testkit::server::{PgServer, Version};
+use lakeward_testkit::server::{PgServer, Version, lsn};
 use lakeward_testkit::workload::seed;
 use serde_json::{Value, json};
 
@@ -211,11 +211,7 @@ async fn follow(version: Version) {
             .await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
-    let reached = format!(
-        "SELECT coalesce((SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE database = current_database() AND NOT temporary), false)"
-    );
-    scene.until(&mut run, &reached).await;
+    scene.caught_up(&mut run).await;
     run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
     let output = run.wait_timeout(Duration::from_secs(10)).await.unwrap();
     output.assert_code(130);
@@ -224,10 +220,7 @@ async fn follow(version: Version) {
     scene.assert_same("t").await;
 
     // How far it is, and how far behind, each checkpoint tells.
-    let lsn = |text: &Value| {
-        let (high, low) = text.as_str().unwrap().split_once('/').unwrap();
-        u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap()
-    };
+    let lsn = |text: &Value| text.as_str().and_then(lsn).expect("a place in the log");
     for event in &checkpoints {
         let behind = lsn(&event["source"]) - lsn(&event["position"]);
         assert_eq!(event["behind_bytes"], behind, "{event}");

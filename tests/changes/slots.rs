@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lakeward_testkit::lakeward::{Running, Signal};
+use lakeward_testkit::lakeward::{Signal};
 use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::PrivateServer;
 use lakeward_testkit::proxy::Proxy;
@@ -49,16 +49,6 @@ const DROP_ACTIVE: &str = "DO $$ BEGIN
     EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.005); END; END LOOP;
     RAISE EXCEPTION 'the slot cannot be dropped'; END $$";
 
-/// Waits until the log is read and all that is in it by now was taken note of.
-async fn caught_up(scene: &Followed, run: &mut Running) {
-    let end = scene.value("SELECT pg_current_wal_insert_lsn()").await;
-    let sql = format!(
-        "SELECT EXISTS (SELECT FROM pg_replication_slots
-         WHERE database = current_database() AND NOT temporary AND active AND confirmed_flush_lsn >= '{end}')"
-    );
-    scene.until(run, &sql).await;
-}
-
 /// Waits until a generation of the only stream is whole.
 async fn whole(scene: &Followed, generation: u64) {
     let start = Instant::now();
@@ -78,9 +68,9 @@ async fn lost_while_following(version: Version) {
     scene.sync().await;
     let follow = ["--follow", "--checkpoint-interval", "100ms"];
     let mut run = scene.start(&follow);
-    caught_up(&scene, &mut run).await;
+    scene.caught_up(&mut run).await;
     scene.sql("UPDATE t SET n = -n WHERE id < 100").await;
-    caught_up(&scene, &mut run).await;
+    scene.caught_up(&mut run).await;
     scene.assert_same("t").await;
     let gap = "DELETE FROM t WHERE id BETWEEN 10 AND 20; UPDATE t SET n = 0 WHERE id = 30; INSERT INTO t VALUES (5000, 0)";
     scene.sql(DROP_ACTIVE).await;
@@ -95,15 +85,15 @@ async fn lost_while_following(version: Version) {
     scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
     let mut run = scene.start(&follow);
     whole(&scene, 2).await;
-    caught_up(&scene, &mut run).await;
+    scene.caught_up(&mut run).await;
     scene.assert_same("t").await;
     // Decided beforehand, the run goes on by itself.
     scene.sql(DROP_ACTIVE).await;
     scene.sql("DELETE FROM t WHERE id BETWEEN 900 AND 910; UPDATE t SET n = 1 WHERE id = 5000").await;
     whole(&scene, 3).await;
-    caught_up(&scene, &mut run).await;
+    scene.caught_up(&mut run).await;
     scene.sql("UPDATE t SET id = id + 10000 WHERE id > 950; DELETE FROM t WHERE id = 5000").await;
-    caught_up(&scene, &mut run).await;
+    scene.caught_up(&mut run).await;
     run.signal(Signal::TERM).unwrap();
     let output = run.wait_timeout(Duration::from_secs(15)).await.unwrap();
     output.assert_code(130);
@@ -165,7 +155,7 @@ async fn invalidated_while_following(version: Version) {
     }
     scene.sync().await;
     let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
-    caught_up(&scene, &mut run).await;
+    scene.caught_up(&mut run).await;
     // The log grows while nothing gets through.
     proxy.stall();
     scene.sql("UPDATE t SET n = 0 WHERE id < 50; DELETE FROM t WHERE id = 60").await;

@@ -107,11 +107,7 @@ async fn changes_are_followed_over_tls() {
     )
     .await
     .unwrap();
-    let end = db.value("SELECT pg_current_wal_insert_lsn()").await.unwrap().unwrap();
-    let caught_up = format!(
-        "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND NOT temporary AND confirmed_flush_lsn >= '{end}')"
-    );
-    db.until(&caught_up).await.unwrap();
+    db.until(&db.confirmed().await.unwrap()).await.unwrap();
     run.signal(Signal::TERM).unwrap();
     run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
     db.execute("UPDATE t SET v = 'short' WHERE id % 5 = 0").await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lakeward_testkit::lakeward::Project;
 use lakeward_testkit::on_both;
-use lakeward_testkit::server::{PgServer, Version};
+use lakeward_testkit::server::{PgServer, Version, lsn};
 use serde_json::Value;
 
 use crate::scene::{How, LAKEWARD, Scene, TABLE};
@@ -134,11 +134,6 @@ fn global_in(arguments: &str) -> Option<u64> {
     let (position, _) = global.split_once("\\\"streams\\\": ")?;
     let (_, place) = position.split_once("\\\"lsn\\\": \\\"")?;
     lsn(place.split('\\').next()?)
-}
-
-fn lsn(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
 }
 
 /// The place in the log that a record or a state's global part names.

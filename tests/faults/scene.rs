@@ -104,9 +104,8 @@ impl Scene {
 
     /// Waits until the source was told that all that is in it by now is safe.
     pub async fn caught_up(&self) {
-        let end = self.db.value("SELECT pg_current_wal_insert_lsn()").await.unwrap().unwrap();
-        let reached = self.of_slot(&format!("confirmed_flush_lsn >= '{end}'"));
-        self.db.until(&reached).await.expect("what is written is followed");
+        let confirmed = self.db.confirmed().await.unwrap();
+        self.db.until(&confirmed).await.expect("what is written is followed");
     }
 
     /// Stops a run that follows.

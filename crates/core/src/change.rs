@@ -52,9 +52,12 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Why a stream's rows are not all in the log where it left it and came back.
+    pub const INTERRUPTED: &str = "it was not in the log all the time";
+
     /// It was not in the log for a while.
     pub fn interrupted() -> Self {
-        Self::Broken("it was not in the log all the time".to_owned())
+        Self::Broken(Self::INTERRUPTED.to_owned())
     }
 }
 

@@ -54,6 +54,13 @@ pub struct Fingerprint {
     pub relations: BTreeMap<String, String>,
 }
 
+impl Fingerprint {
+    /// Whether the stream has a place in the source's log.
+    pub fn is_in_log(&self) -> bool {
+        !self.log.is_empty()
+    }
+}
+
 /// A consistent view of one stream, held open at the source while it is read.
 ///
 /// It serialises, so that a worker elsewhere can join it while its holder lives.

@@ -1,6 +1,9 @@
 //! What a sync would do, without doing it.
 
-use lakeward_core::{Catalog, ConfiguredStream, Destination, DriverInterface, Result, StreamHead, SyncMode};
+use lakeward_core::{
+    Catalog, ConfiguredStream, Destination, DriverInterface, Fingerprint, Result, Standing, StreamHead,
+    SyncMode,
+};
 use serde::Serialize;
 
 use crate::abstract_driver::AbstractDriver;
@@ -125,9 +128,9 @@ fn goes_on(head: &StreamHead, stream: &ConfiguredStream) -> bool {
 /// Why all rows would be read again, and what would become of the history.
 fn altered(head: &StreamHead, stream: &ConfiguredStream) -> Result<Option<String>> {
     let Some(before) = &head.definition else { return Ok(None) };
-    let placed = head.fingerprint.as_ref().is_some_and(|fingerprint| !fingerprint.log.is_empty());
+    let placed = head.fingerprint.as_ref().is_some_and(Fingerprint::is_in_log);
     if stream.sync_mode.follows_log() && !placed {
-        return Ok(Some("it was not in the log all the time; the history is kept".to_owned()));
+        return Ok(Some(format!("{}; the history is kept", Standing::INTERRUPTED)));
     }
     match evolution(before, &as_known(stream, before)?, false)? {
         Evolution::Unchanged | Evolution::Widened => Ok(None),

@@ -209,6 +209,16 @@ impl TestDatabase {
         }
     }
 
+    /// A query whether somebody reads the log by this database's slot, and has confirmed what the log holds by now.
+    pub async fn confirmed(&self) -> Result<String> {
+        let end =
+            self.value("SELECT pg_current_wal_insert_lsn()").await?.context("a server without a log")?;
+        Ok(format!(
+            "SELECT EXISTS (SELECT FROM pg_replication_slots
+             WHERE database = current_database() AND NOT temporary AND active AND confirmed_flush_lsn >= '{end}')"
+        ))
+    }
+
     /// Waits until this standby has all that the primary has.
     pub async fn catch_up_with(&self, primary: &TestDatabase) -> Result<()> {
         let end =
@@ -295,6 +305,12 @@ async fn drop_database(server: &PgServer, name: &str) -> Result<()> {
     client.query(slots, &[&name]).await?;
     client.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(name))).await?;
     Ok(())
+}
+
+/// A place in the log as the server prints it, in bytes.
+pub fn lsn(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
 }
 
 /// Quotes a name for use in SQL.

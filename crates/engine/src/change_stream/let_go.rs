@@ -27,7 +27,7 @@ pub(crate) async fn let_go(
         let [namespace, name] = &definition.source_stream;
         let source = StreamId::new(namespace, name);
         // Of one that is being read anew the changes are dropped when that goes on.
-        let followed = definition.sync_mode.follows_log() && !fingerprint.log.is_empty();
+        let followed = definition.sync_mode.follows_log() && fingerprint.is_in_log();
         let ours = head.pipeline == run.pipeline;
         if ours && followed && head.open.is_none() && !kept.contains(&source) {
             let unit = format!("generation/{target}/{}/let go", head.generation);

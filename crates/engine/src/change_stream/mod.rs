@@ -507,7 +507,7 @@ async fn plan(
     let again = async |reason: String| {
         // Its changes are passed over until it has a snapshot, and what ends before that leaves no trace of the reason,
         // which may be one that nobody sees twice. So its commits say first that it has no place in the log any more.
-        if run.head().fingerprint.is_some_and(|fingerprint| !fingerprint.log.is_empty()) {
+        if run.head().fingerprint.is_some_and(|fingerprint| fingerprint.is_in_log()) {
             run.stand_at(before.clone(), String::new()).await?;
         }
         let what = match run.stream.sync_mode {

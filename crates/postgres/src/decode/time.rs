@@ -5,12 +5,13 @@
 
 use super::cell::Parsed;
 use super::scalar::fixed;
+use crate::wire::EPOCH_MICROS;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 
 /// 2000-01-01, where PostgreSQL counts from.
-const EPOCH_DAYS: i64 = 10_957;
+const EPOCH_DAYS: i64 = EPOCH_MICROS / MICROS_PER_DAY;
 /// 0001-01-01.
 pub(super) const FIRST_DAY: i64 = -719_162;
 /// 9999-12-31.
@@ -196,7 +197,7 @@ pub(super) fn binary_time(bytes: &[u8]) -> Parsed<i64> {
 pub(super) fn binary_timestamp(bytes: &[u8]) -> Parsed<i64> {
     let Some(micros) = fixed(bytes).map(i64::from_be_bytes) else { return Parsed::Malformed };
     // The infinities are the ends of the type, and saturate towards the right ends.
-    bounded_timestamp(micros.saturating_add(EPOCH_DAYS * MICROS_PER_DAY))
+    bounded_timestamp(micros.saturating_add(EPOCH_MICROS))
 }
 
 /// Appends what `date_out` prints.

@@ -5,6 +5,8 @@
 
 use lakeward_core::{Error, ErrorKind, Result};
 
+use crate::wire::EPOCH_MICROS;
+
 /// One message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message<'a> {
@@ -185,9 +187,6 @@ impl<'a> Tuple<'a> {
     }
 }
 
-/// From microseconds since 2000-01-01 to those since 1970-01-01.
-const EPOCH: i64 = 946_684_800_000_000;
-
 /// Reads one message. `streaming` says whether it stands in a streamed block.
 ///
 /// # Errors
@@ -308,7 +307,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn time(&mut self) -> Result<i64> {
-        Ok(self.array().map(i64::from_be_bytes)?.saturating_add(EPOCH))
+        Ok(self.array().map(i64::from_be_bytes)?.saturating_add(EPOCH_MICROS))
     }
 
     fn text(&mut self) -> Result<&'a str> {
@@ -402,7 +401,7 @@ mod tests {
     #[test]
     fn transactions_and_tables() {
         let begin = message(b'B', &[&[0, 0, 0, 1, 0, 0, 0, 2], &[0; 8], &OID]);
-        let expected = Body::Begin { commit_lsn: 0x1_0000_0002, commit_ts: EPOCH, xid: 7 };
+        let expected = Body::Begin { commit_lsn: 0x1_0000_0002, commit_ts: EPOCH_MICROS, xid: 7 };
         assert_eq!(parse(&begin, false).unwrap().body, expected);
         let relation =
             message(b'R', &[&OID, b"public\0t\0d\0\x01\x01id\0", &[0, 0, 0, 23], &[255, 255, 255, 255]]);

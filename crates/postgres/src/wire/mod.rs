@@ -27,6 +27,9 @@ pub use server_error::sqlstate;
 
 use crate::tls::TlsSettings;
 
+/// 2000-01-01, where the server counts from, in microseconds since 1970-01-01.
+pub(crate) const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
 /// How long a server may take to answer while a connection is made.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing may arrive while a query runs. A query that waits for a lock is silent too.

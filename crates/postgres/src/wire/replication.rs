@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::{BufMut, BytesMut};
 use lakeward_core::{Error, ErrorKind, Result, ResultExt};
 
+use super::EPOCH_MICROS;
 use super::cancel::CancelHandle;
 use super::connection::unexpected;
 use super::frames::{Frames, Pace};
@@ -14,8 +15,6 @@ use crate::error::sqlstate;
 
 /// How long a reader waits before it looks at what else there is to do.
 const TICK: Duration = Duration::from_millis(50);
-/// From 1970-01-01 to 2000-01-01.
-const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// What the server says while its log is followed.
 #[derive(Debug)]
@@ -133,7 +132,7 @@ fn message(body: &[u8]) -> Result<LogMessage<'_>> {
             let (sent, rest) = rest.split_first_chunk().ok_or_else(torn)?;
             let reply = rest.first().ok_or_else(torn)?;
             let end = u64::from_be_bytes(*end);
-            let sent = i64::from_be_bytes(*sent).saturating_add(EPOCH.as_micros() as i64);
+            let sent = i64::from_be_bytes(*sent).saturating_add(EPOCH_MICROS);
             Ok(LogMessage::Keepalive { end, sent, reply: *reply != 0 })
         }
         _ => Err(torn()),
@@ -147,7 +146,8 @@ impl LogWriter {
 
     /// Says that everything before `lsn` is safe. With `reply` the server is asked to answer at once.
     pub(crate) fn status(&mut self, lsn: u64, reply: bool) -> Result<()> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + EPOCH).unwrap_or_default();
+        let epoch = SystemTime::UNIX_EPOCH + Duration::from_micros(EPOCH_MICROS.cast_unsigned());
+        let now = SystemTime::now().duration_since(epoch).unwrap_or_default();
         self.message.clear();
         self.message.put_u8(b'd');
         self.message.put_u32(4 + 34);
@@ -169,7 +169,7 @@ mod tests {
         let keepalive = [b"k".as_slice(), &7_u64.to_be_bytes(), &[0; 8], &[1]].concat();
         assert!(matches!(
             message(&keepalive),
-            Ok(LogMessage::Keepalive { end: 7, sent: 946_684_800_000_000, reply: true })
+            Ok(LogMessage::Keepalive { end: 7, sent: EPOCH_MICROS, reply: true })
         ));
         let data = [b"w".as_slice(), &[0; 24], b"xy"].concat();
         assert!(matches!(message(&data), Ok(LogMessage::Data(b"xy"))));
