@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lakeward_testkit::lakeward::{Signal};
+use lakeward_testkit::lakeward::Signal;
 use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::PrivateServer;
 use lakeward_testkit::proxy::Proxy;

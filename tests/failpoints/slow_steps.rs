@@ -79,7 +79,8 @@ async fn while_changes_arrive(version: Version) {
     output.assert_code(130);
     assert!(output.events_of("retrying").is_empty(), "{}", output.stderr);
     assert_bounded(version, &output, 64 * MIB);
-    let log: u64 = scene.value(&format!("SELECT pg_current_wal_insert_lsn() - '{begin}'")).await.parse().unwrap();
+    let log: u64 =
+        scene.value(&format!("SELECT pg_current_wal_insert_lsn() - '{begin}'")).await.parse().unwrap();
     assert!(log > 200 * MIB, "only {} MiB of log", log / MIB);
     scene.assert_same("wide").await;
 }
