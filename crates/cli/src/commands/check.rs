@@ -22,34 +22,33 @@ pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
 
     // The source first and alone: where it is not fit, resolving streams would only fail less clearly.
     let mut findings = driver.check(&[]).await?;
+    let mut further = Vec::new();
     if let Some(destination) = &destination {
-        findings.extend(destination.check().await?);
+        further.extend(destination.check().await?);
     }
     if let Some(catalog) = &catalog
         && !refused(&findings)
+        && !refused(&further)
     {
         match AbstractDriver::resolve(driver.as_ref(), destination.as_deref(), catalog).await {
-            Ok(streams) if streams.is_empty() => findings.push(Finding::error(
+            Ok(streams) if streams.is_empty() => further.push(Finding::error(
                 STREAMS,
                 "no stream is selected",
                 "name streams under selected_streams; `lakeward discover` writes the file",
             )),
             Ok(streams) => {
                 let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
-                for finding in driver.check(&streams).await? {
-                    if !findings.contains(&finding) {
-                        findings.push(finding);
-                    }
-                }
+                findings = driver.check(&streams).await?;
             }
             // What the file asks for is not to be had: that is what a preflight is there to find.
             Err(error) if matches!(error.kind(), ErrorKind::Config | ErrorKind::Schema) => {
                 let remedy = error.remedy().unwrap_or("correct it in streams.json").to_owned();
-                findings.push(Finding::error(STREAMS, error.to_string(), remedy));
+                further.push(Finding::error(STREAMS, error.to_string(), remedy));
             }
             Err(error) => return Err(error),
         }
     }
+    findings.append(&mut further);
     match args.output {
         OutputFormat::Json => print_json(&findings)?,
         OutputFormat::Text => print(&text(&findings, Surface::stdout()))?,
