@@ -14,6 +14,9 @@ on_both!(f23_rewritten_while_it_is_read, super::while_it_is_read);
 on_both!(f23_rewritten_between_a_crash_and_the_next_run, super::across_a_crash);
 on_both!(f23_a_lock_that_does_not_come_names_what_to_do, super::lock_timeout);
 on_both!(f23_ddl_that_waits_for_a_backfill_gets_through, super::ddl_gets_through);
+on_both!(f23_a_schema_that_is_renamed_while_it_is_read, super::another_of_its_name);
+on_both!(f23_a_schema_of_partitions_that_is_renamed, super::other_partitions_of_their_names);
+on_both!(f23_a_cursor_over_a_table_that_is_another_one, super::another_between_runs);
 
 const ROWS: u64 = 30_000;
 
@@ -125,5 +128,71 @@ async fn lock_timeout(version: Version) {
     blocker.batch_execute("COMMIT").await.unwrap();
     scene.project.discover().await.unwrap().assert_ok();
     scene.sync(&[]).await.assert_ok();
+    scene.assert_exact().await;
+}
+
+/// A table of the same name in another schema, each of whose rows differs.
+const OTHER: &str = "CREATE SCHEMA stage; CREATE TABLE stage.busy (LIKE public.busy INCLUDING ALL);
+    INSERT INTO stage.busy SELECT * FROM public.busy; UPDATE stage.busy SET note = 'other ' || id";
+/// No lock is waited for, and one table stands for the other at once.
+const SWAP: &str = "BEGIN; ALTER SCHEMA public RENAME TO former; ALTER SCHEMA stage RENAME TO public; COMMIT";
+const SWAP_BACK: &str =
+    "BEGIN; ALTER SCHEMA public RENAME TO stage; ALTER SCHEMA former RENAME TO public; COMMIT";
+
+async fn another_of_its_name(version: Version) {
+    for how in [How::FullRefresh, How::Incremental, How::Cdc] {
+        for back in [false, true] {
+            let scene = Scene::new(&PgServer::shared(version), 8_000, how).await;
+            change(&scene, OTHER).await;
+            let (proxy, mut run) = slow_run(&scene, 4).await;
+            change(&scene, SWAP).await;
+            if back {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                change(&scene, SWAP_BACK).await;
+            }
+            assert!(!run.has_ended().unwrap(), "the run ended before anything was renamed");
+            proxy.throttle(None);
+            run.wait_timeout(Duration::from_secs(120)).await.unwrap().assert_ok();
+            if !back {
+                scene.assert_exact().await;
+            }
+            scene.source(json!({}));
+            scene.sync(&[]).await.assert_ok();
+            scene.assert_exact().await;
+        }
+    }
+}
+
+async fn other_partitions_of_their_names(version: Version) {
+    let sql = "CREATE SCHEMA parts; CREATE SCHEMA stage; CREATE TABLE busy (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+        CREATE TABLE parts.one PARTITION OF busy FOR VALUES FROM (0) TO (4000); CREATE TABLE parts.two PARTITION OF busy FOR VALUES FROM (4000) TO (9000);
+        INSERT INTO busy SELECT n, repeat(md5(n::text), 8) FROM generate_series(1, 8000) n;
+        CREATE TABLE stage.one (LIKE busy INCLUDING INDEXES); CREATE TABLE stage.two (LIKE busy INCLUDING INDEXES);
+        INSERT INTO stage.one SELECT id, 'other' FROM parts.one; INSERT INTO stage.two SELECT id, 'other' FROM parts.two";
+    for how in [How::FullRefresh, How::Cdc] {
+        let db = PgServer::shared(version).create_database("renamed").await.unwrap();
+        db.execute(sql).await.unwrap();
+        let scene = Scene::over(db, how).await;
+        let (proxy, mut run) = slow_run(&scene, 4).await;
+        change(
+            &scene,
+            "BEGIN; ALTER SCHEMA parts RENAME TO former; ALTER SCHEMA stage RENAME TO parts; COMMIT",
+        )
+        .await;
+        assert!(!run.has_ended().unwrap(), "the run ended before anything was renamed");
+        proxy.throttle(None);
+        run.wait_timeout(Duration::from_secs(120)).await.unwrap().assert_ok();
+        scene.assert_exact().await;
+    }
+}
+
+async fn another_between_runs(version: Version) {
+    let scene = Scene::new(&PgServer::shared(version), 2_000, How::Incremental).await;
+    change(&scene, OTHER).await;
+    scene.sync(&[]).await.assert_ok();
+    change(&scene, SWAP).await;
+    let output = scene.sync(&[]).await;
+    output.assert_ok();
+    assert!(output.stderr.contains("its name stands for another table"), "{}", output.stderr);
     scene.assert_exact().await;
 }

@@ -59,6 +59,12 @@ impl Fingerprint {
     pub fn is_in_log(&self) -> bool {
         !self.log.is_empty()
     }
+
+    /// Whether nothing that held the stream's rows then holds them now: its name stands for another one.
+    pub fn is_replaced_by(&self, now: &Self) -> bool {
+        let (then, now) = (&self.relations, &now.relations);
+        !then.is_empty() && !now.is_empty() && then.keys().all(|relation| !now.contains_key(relation))
+    }
 }
 
 /// A consistent view of one stream, held open at the source while it is read.

@@ -58,6 +58,9 @@ impl StreamRun {
         let head = self.head();
         let before =
             head.definition.as_ref().ok_or_else(|| Error::bug("a generation without a definition"))?;
+        if head.fingerprint.as_ref().is_some_and(|then| then.is_replaced_by(&session.fingerprint)) {
+            return Ok(PassEnd::StartOver("its name stands for another table".to_owned()));
+        }
         let stream = as_known(&self.stream, before)?;
         let rewritten = head
             .fingerprint

@@ -411,6 +411,10 @@ async fn fingerprint(
     if stored.is_empty() {
         stored.insert(String::new(), token.to_owned());
     }
+    if described.relation.kind == RelationKind::Partitioned {
+        // Partitions come and go, all of them in the end; the table is the same as long as its root is.
+        stored.insert(described.relation.oid.to_string(), String::new());
+    }
     let files: Vec<String> = relations
         .iter()
         .filter(|relation| relation.heap)

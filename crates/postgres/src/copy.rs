@@ -50,6 +50,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) relations: Vec<&'a ReadRelation>,
     /// The FROM clause.
     pub(crate) from: String,
+    /// The relation that it names.
+    pub(crate) named: &'a ReadRelation,
     /// Conditions, all of which hold; the stream's filter is added.
     pub(crate) conditions: Vec<String>,
     /// An expression behind the stream's columns, never null, and of type boolean.
@@ -91,11 +93,13 @@ pub(crate) async fn read(
         CopyFormat::Text => "text",
         CopyFormat::Binary => "binary",
     };
+    let mut conditions = rows.conditions;
+    conditions.push(rows.named.still_named());
     let copy = format!(
         "COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT {format})",
         list.join(", "),
         rows.from,
-        condition(stream, rows.conditions)
+        condition(stream, conditions)
     );
     let readers = connector.readers().await.map_err(|error| in_session(error, false))?;
     let decoder = RowDecoder::new(detail.format, &columns)?;

@@ -63,12 +63,13 @@ impl PostgresDriver {
         xmin: u64,
     ) -> Result<(u64, u64)> {
         let relation = detail.relation(chunk.relation.as_deref())?;
-        let range = chunks::condition(detail, chunk)?;
+        let mut conditions = vec![relation.still_named()];
+        conditions.extend(chunks::condition(detail, chunk)?);
         let sql = format!(
             "SELECT count(*), count(*) FILTER (WHERE age(xmin) > age('{}'::xid)) FROM {}{}",
             xmin & u64::from(u32::MAX),
             relation.from(),
-            copy::condition(stream, range.into_iter().collect())
+            copy::condition(stream, conditions)
         );
         let connection = self.connector.connect().await?;
         for statement in join(&session.token, &[relation]) {
@@ -217,6 +218,7 @@ impl DriverInterface for PostgresDriver {
         let rows = Rows {
             relations: vec![relation],
             from: relation.from(),
+            named: relation,
             conditions: chunks::condition(&detail, &chunk)?.into_iter().collect(),
             extra: None,
         };

@@ -46,7 +46,7 @@ pub(crate) async fn max_cursor(
     };
     let query = format!(
         "SELECT m IS NULL, {infinite}, format('%s', m) FROM (SELECT {greatest} AS m FROM {from}{}) s",
-        copy::condition(stream, Vec::new())
+        copy::condition(stream, vec![detail.root.still_named()])
     );
     let lost = || holders.require(&session.token).is_err();
     let read = async {
@@ -103,7 +103,7 @@ pub(crate) async fn changes(
         None => "true".to_owned(),
     };
     let (from, relations) = source(&detail);
-    let rows = Rows { relations, from, conditions, extra: Some(extra) };
+    let rows = Rows { relations, from, named: &detail.root, conditions, extra: Some(extra) };
     let batches = copy::read(connector, holders, &stream, session, &detail, rows, context).await?;
     Ok(batches.map(|batch| batch.and_then(take_window)).boxed())
 }

@@ -77,6 +77,18 @@ impl ReadRelation {
             _ => format!("ONLY {}", self.sql()),
         }
     }
+
+    /// A condition that is true of every row, and fails where the name stands for another relation by now: renaming a
+    /// schema waits for no lock. It belongs into the statement that reads by the name, where the planner reckons it
+    /// once.
+    pub(crate) fn still_named(&self) -> String {
+        // Division by zero is the guard: it needs no language that the database may lack.
+        format!(
+            "1 / ({}::pg_catalog.regclass::pg_catalog.oid = {})::int = 1",
+            sql::literal(&self.sql()),
+            self.oid
+        )
+    }
 }
 
 impl Detail {
@@ -124,7 +136,7 @@ pub(crate) fn join(token: &str, relations: &[&ReadRelation]) -> Vec<String> {
     if !stored.is_empty() {
         let list = |items: Vec<u32>| items.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let (oids, files): (Vec<u32>, Vec<u32>) = stored.into_iter().unzip();
-        // Division by zero is the guard: it needs no language that the database may lack.
+        // A guard as in `still_named`.
         statements.push(format!(
             "SELECT 1 / bool_and(pg_relation_filenode(t.oid) IS NOT DISTINCT FROM t.file)::int \
              FROM unnest('{{{}}}'::oid[], '{{{}}}'::oid[]) t(oid, file)",
