@@ -178,9 +178,8 @@ async fn unowned(version: Version) {
     db.execute(SQL).await.unwrap();
     let role = format!("{}_role", db.name());
     let create = format!(
-        "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'guest'; GRANT SELECT ON t, u TO {role}; GRANT CREATE ON DATABASE \"{}\" TO {role}; \
-         ALTER TABLE u OWNER TO {role}",
-        db.name()
+        "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'guest'; GRANT SELECT ON t, u TO {role}; ALTER TABLE u OWNER TO {role}; \
+         CREATE PUBLICATION theirs FOR TABLE t"
     );
     db.execute(&create).await.unwrap();
     let scene = Followed::over(db, json!({ "username": role, "password": "guest" }), &["t", "u"]).await;
@@ -190,11 +189,13 @@ async fn unowned(version: Version) {
     let found = found.json().unwrap();
     let errors: Vec<_> =
         found.as_array().unwrap().iter().filter(|each| each["severity"] == "error").collect();
-    assert_eq!(errors.len(), 1, "{found}");
-    assert_eq!(errors[0]["subject"], "public.t");
-    // The first of the remedies, word for word.
-    let remedy = errors[0]["remedy"].as_str().unwrap().split(';').next().unwrap();
-    scene.sql(remedy).await;
+    assert_eq!(errors.len(), 2, "{found}");
+    for (error, subject) in errors.iter().zip(["replication privilege", "public.t"]) {
+        assert_eq!(error["subject"], subject);
+        // The first of the remedies, word for word.
+        let remedy = error["remedy"].as_str().unwrap().split(';').next().unwrap();
+        scene.sql(remedy).await;
+    }
     scene.project.run(&check).await.unwrap().assert_ok();
     scene.sync().await;
     scene.assert_same("t").await;
@@ -381,6 +382,26 @@ async fn shared_publication(version: Version) {
     scene.sql("INSERT INTO theirs VALUES (1)").await;
     scene.sync().await;
     assert_eq!(scene.value(tables).await, "t theirs");
+    scene.assert_same("t").await;
+    // Without the state nobody knows what was made.
+    let aside = scene.project.file("state-aside.json");
+    std::fs::rename(scene.project.file("state.json"), &aside).unwrap();
+    let output = scene.project.run(&["clear", "--log", "--yes"]).await.unwrap();
+    output.assert_code(7);
+    assert!(output.stderr.contains("there is no state"), "{}", output.stderr);
+    // A dry run says what a run would.
+    for arguments in [&["--dry-run"][..], &[]] {
+        let output = scene.run(arguments).await;
+        output.assert_code(7);
+        assert!(output.stderr.contains("the destination holds commits"), "{}", output.stderr);
+    }
+    std::fs::rename(&aside, scene.project.file("state.json")).unwrap();
+    // What cannot be let go of is not cleared either.
+    scene.source(json!({ "port": 1, "max_retries": 0, "replication": { "publication": "shared" } }));
+    let output = scene.project.run(&["clear", "--all", "--yes"]).await.unwrap();
+    output.assert_code(3);
+    assert!(output.stderr.contains("nothing was cleared"), "{}", output.stderr);
+    scene.source(json!({ "replication": { "publication": "shared" } }));
     scene.assert_same("t").await;
     let output = scene.project.run(&["clear", "--log", "--yes"]).await.unwrap();
     output.assert_ok();

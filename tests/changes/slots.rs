@@ -13,6 +13,7 @@ use crate::followed::Followed;
 use crate::log::SQL;
 
 on_both!(f04_a_lost_slot_stops_or_begins_anew, super::lost);
+on_both!(f04_a_publication_that_was_away_for_a_while, super::publication_away);
 on_both!(f04_killed_while_it_begins_anew, super::killed_while_beginning_anew);
 on_both!(f04_a_slot_that_is_dropped_while_it_is_followed, super::lost_while_following);
 on_both!(f04_a_slot_that_is_invalidated_while_it_is_followed, super::invalidated_while_following);
@@ -60,6 +61,47 @@ async fn whole(scene: &Followed, generation: u64) {
         }
         assert!(start.elapsed() < Duration::from_secs(60), "generation {generation} is not read: {state}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Before PostgreSQL 18 the server cannot decode what was written without the publication, ever.
+async fn publication_away(version: Version) {
+    let renamed =
+        "DO $$ DECLARE p text := (SELECT pubname FROM pg_publication WHERE pubname !~ 'insert_only'); BEGIN
+        EXECUTE format('ALTER PUBLICATION %I RENAME TO away', p); END $$";
+    let back = |name: &str| format!("ALTER PUBLICATION away RENAME TO {name}");
+    let anew = |name: &str| format!("DROP PUBLICATION away; CREATE PUBLICATION {name} FOR TABLE t");
+    for follows in [false, true] {
+        let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
+        scene.sync().await;
+        let name = scene.value("SELECT pubname FROM pg_publication WHERE pubname !~ 'insert_only'").await;
+        let again = if follows { anew(&name) } else { back(&name) };
+        scene.sql(renamed).await;
+        scene.sql("DELETE FROM t WHERE id < 100; INSERT INTO t VALUES (5000, 0)").await;
+        scene.sql(&again).await;
+        scene.sql("UPDATE t SET n = 7 WHERE id BETWEEN 100 AND 200").await;
+        let arguments: &[&str] = if follows { &["--follow", "--checkpoint-interval", "100ms"] } else { &[] };
+        if version == Version::Pg15 {
+            let output = scene.run(arguments).await;
+            output.assert_code(4);
+            for said in ["changes since", "was not there when it was written", "on_slot_lost"] {
+                assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
+            }
+        }
+        scene.source(json!({ "replication": { "on_slot_lost": "resnapshot" } }));
+        if follows {
+            let mut run = scene.start(arguments);
+            whole(&scene, 2).await;
+            scene.caught_up(&mut run).await;
+            run.signal(Signal::TERM).unwrap();
+            run.wait_timeout(Duration::from_secs(15)).await.unwrap().assert_code(130);
+        } else {
+            scene.sync().await;
+        }
+        scene.assert_same("t").await;
+        scene.sql("UPDATE t SET id = id + 10000 WHERE id > 900").await;
+        scene.sync().await;
+        scene.assert_same("t").await;
     }
 }
 

@@ -122,7 +122,7 @@ pub(crate) enum Command {
         lakeward sync --state /var/lib/lakeward/shop.json --memory-limit 512MiB --max-connections 2\n\n\
         A run that is killed at any moment is simply started again: no row is lost and none is doubled.")]
     Sync(SyncArgs),
-    /// Shows where every stream stands, without connecting to anything
+    /// Shows where every stream stands; with --config also how far the source is ahead
     #[command(after_help = "Examples:\n  lakeward status\n  lakeward status --state shop.json --output json")]
     Status(StatusArgs),
     /// Lists exactly the files that make a stream

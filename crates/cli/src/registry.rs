@@ -31,7 +31,7 @@ impl<T: ?Sized> Connector<T> {
 /// Every source of this build.
 pub(crate) static SOURCES: &[Connector<dyn DriverInterface>] = &[Connector {
     kind: "postgres",
-    about: "PostgreSQL: tables, partitioned tables and views; full refresh and incremental",
+    about: "PostgreSQL: tables, partitioned tables and views; full refresh, incremental and changes from the log",
     spec: lakeward_postgres::spec,
     directory: None,
     build: |config| Ok(Arc::new(lakeward_postgres::PostgresDriver::from_config(config)?)),

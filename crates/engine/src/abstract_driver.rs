@@ -301,11 +301,21 @@ impl AbstractDriver {
     }
 
     /// Removes streams from the destination and from the state. Where none that follows the source's log is left,
-    /// the source may forget it too. Says what was kept at the source and why, a line each.
+    /// the source may forget it too: it is asked before anything is removed. Says what was kept at the source and why,
+    /// a line each.
     pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<Vec<String>> {
         let mut state = self.store.load()?;
         if let Some(state) = &state {
-            pipeline::same_destination(state, &self.store, &self.destination.identity().await?)?;
+            pipeline::same_destination(state, self.store.path(), &self.destination.identity().await?)?;
+            let stays = |id: &StreamId| !streams.iter().any(|(source, _)| source == id);
+            let followed =
+                state.streams.iter().any(|(id, stream)| stream.sync_mode.follows_log() && stays(id));
+            if state.global.is_some() && !followed {
+                let source = self.driver.identity().await.map_err(|error| {
+                    error.at("nothing was cleared", "the source has to let go of its log, too")
+                })?;
+                pipeline::same_source(&state.pipeline.source, &source)?;
+            }
         }
         for (source, target) in streams {
             self.destination.clear(target).await.map_err(|error| error.at("stream", source))?;
@@ -317,23 +327,37 @@ impl AbstractDriver {
         }
         let followed = |state: &State| state.streams.values().any(|stream| stream.sync_mode.follows_log());
         match state {
-            Some(state) if state.global.is_some() && !followed(&state) => self.clear_log().await,
+            Some(state) if state.global.is_some() && !followed(&state) => {
+                Ok(self.clear_log().await?.unwrap_or_default())
+            }
             _ => Ok(Vec::new()),
         }
     }
 
     /// Lets go of the source's log: what was made at the source for this pipeline is removed. Streams that follow
-    /// it are read anew when they are synced again. Says what was kept at the source and why, a line each.
-    pub async fn clear_log(&self) -> Result<Vec<String>> {
-        let Some(mut state) = self.store.load()? else { return Ok(Vec::new()) };
+    /// it are read anew when they are synced again. Says what was kept at the source and why, a line each; `None` where
+    /// nothing was made.
+    ///
+    /// # Errors
+    /// `State` where there is no state: nothing else says what was made.
+    pub async fn clear_log(&self) -> Result<Option<Vec<String>>> {
+        let mut state = self.store.load()?.ok_or_else(|| {
+            Error::new(ErrorKind::State, "there is no state, so nothing says what was made at the source")
+                .at("file", self.store.path().display())
+                .hint(
+                    "--state names another file; where the state is lost, `lakeward state rebuild` makes it anew from the \
+                     destination; where that is gone too, look at the source for a slot and publications of the name \
+                     lakeward_…, and drop them",
+                )
+        })?;
         let (Some(global), Some(log)) = (&state.global, self.driver.change_stream()) else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         pipeline::same_source(&state.pipeline.source, &self.driver.identity().await?)?;
         let kept = log.clear(&global.position).await?;
         state.global = None;
         self.store.save(&state)?;
-        Ok(kept)
+        Ok(Some(kept))
     }
 }
 

@@ -58,7 +58,7 @@ impl crate::AbstractDriver {
                 .at("file", store.path().display())
                 .hint("--state names another file; the first `lakeward sync` makes it, `lakeward state rebuild` makes it anew")
         })?;
-        pipeline::same_destination(&state, &store, &destination.identity().await?)?;
+        pipeline::same_destination(&state, store.path(), &destination.identity().await?)?;
         let run = pipeline::begin_run(&state);
         let heads = destination.heads().await?.into_iter().collect();
         let known: Vec<(StateEntry, StreamId)> = streams

@@ -1,5 +1,6 @@
 //! The beginning of a run: who is who, does the state belong here, and does it know what the destination holds.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use lakeward_core::{
@@ -23,15 +24,11 @@ pub(crate) async fn join(
 ) -> Result<(State, Run)> {
     let source = driver.identity().await?;
     let identity = destination.identity().await?;
-    let state = match store.load()? {
-        Some(state) => {
-            same_source(&state.pipeline.source, &source)
-                .map_err(|error| error.at("file", store.path().display()))?;
-            same_destination(&state, store, &identity)?;
-            state
-        }
+    let state = store.load()?;
+    fit(state.as_ref(), store.path(), &source, Some(&identity), destination.as_ref(), targets).await?;
+    let state = match state {
+        Some(state) => state,
         None => {
-            refuse_unknown_commits(destination, targets).await?;
             let pipeline = Pipeline { id: ulid::Ulid::new().to_string(), source, destination: identity };
             let state = State::new(pipeline);
             store.save(&state)?;
@@ -40,6 +37,24 @@ pub(crate) async fn join(
     };
     let run = begin_run(&state);
     Ok((state, run))
+}
+
+/// Whether a state, or that there is none at `path`, goes with source and destination. Without an `identity` the
+/// destination is one where nothing is yet.
+///
+/// # Errors
+/// As [`join`].
+pub(crate) async fn fit(
+    state: Option<&State>,
+    path: &Path,
+    source: &SourceIdentity,
+    identity: Option<&DestinationIdentity>,
+    destination: &dyn Destination,
+    targets: &[StreamId],
+) -> Result<()> {
+    let Some(state) = state else { return refuse_unknown_commits(destination, targets).await };
+    same_source(&state.pipeline.source, source).map_err(|error| error.at("file", path.display()))?;
+    identity.map_or(Ok(()), |identity| same_destination(state, path, identity))
 }
 
 /// A new run of the state's pipeline.
@@ -52,11 +67,7 @@ pub(crate) fn begin_run(state: &State) -> Run {
 ///
 /// # Errors
 /// `State`, naming the state's file.
-pub(crate) fn same_destination(
-    state: &State,
-    store: &StateStore,
-    identity: &DestinationIdentity,
-) -> Result<()> {
+pub(crate) fn same_destination(state: &State, path: &Path, identity: &DestinationIdentity) -> Result<()> {
     if state.pipeline.destination == *identity {
         return Ok(());
     }
@@ -65,7 +76,7 @@ pub(crate) fn same_destination(
             "use the destination it was made with, or another --state; where that destination is gone for good, \
              remove the state file to begin anew",
         )
-        .at("file", store.path().display()))
+        .at("file", path.display()))
 }
 
 /// Whether the state knows this source.
@@ -89,7 +100,7 @@ pub(crate) fn same_source(known: &SourceIdentity, now: &SourceIdentity) -> Resul
 }
 
 /// Without a state nothing says how far a stream had come: that must never read as "first run".
-async fn refuse_unknown_commits(destination: &Arc<dyn Destination>, targets: &[StreamId]) -> Result<()> {
+async fn refuse_unknown_commits(destination: &dyn Destination, targets: &[StreamId]) -> Result<()> {
     let heads = destination.heads().await?;
     match heads.iter().find(|(id, head)| head.commit > 0 && targets.contains(id)) {
         None => Ok(()),

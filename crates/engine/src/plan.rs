@@ -1,13 +1,17 @@
 //! What a sync would do, without doing it.
 
+use std::path::Path;
+
 use lakeward_core::{
     Catalog, ConfiguredStream, Destination, DriverInterface, Fingerprint, Result, Standing, StreamHead,
-    SyncMode,
+    StreamId, SyncMode,
 };
+use lakeward_state::StateStore;
 use serde::Serialize;
 
 use crate::abstract_driver::AbstractDriver;
 use crate::evolution::{Evolution, as_known, evolution, renamed_in_files, successor};
+use crate::pipeline;
 
 /// What a sync would do for one stream.
 #[derive(Debug, Clone, Serialize)]
@@ -27,17 +31,26 @@ pub struct StreamPlan {
 }
 
 impl AbstractDriver {
-    /// What [`read`](Self::read) would do now, with chunks of about `chunk_bytes`. Nothing is written anywhere,
+    /// What [`read`](Self::read) would do now by the state at `path`, with chunks of about `chunk_bytes`. Nothing is written anywhere,
     /// not even a lock, so it may be asked while a sync runs; the source is asked for its chunks under a
     /// snapshot that is given up again.
+    ///
+    /// # Errors
+    /// `State`, as of a run, where the state does not go with source and destination.
     pub async fn plan(
         driver: &dyn DriverInterface,
         destination: &dyn Destination,
+        path: &Path,
         chunk_bytes: u64,
         catalog: &Catalog,
     ) -> Result<Vec<StreamPlan>> {
         let streams = Self::resolve(driver, Some(destination), catalog).await?;
         let heads = destination.heads().await?;
+        // An identity is made where there is none.
+        let identity = if heads.is_empty() { None } else { Some(destination.identity().await?) };
+        let targets: Vec<StreamId> = streams.iter().map(|(stream, _)| stream.target.clone()).collect();
+        let (state, source) = (StateStore::read(path)?, driver.identity().await?);
+        pipeline::fit(state.as_ref(), path, &source, identity.as_ref(), destination, &targets).await?;
         let mut plans = Vec::with_capacity(streams.len());
         for (stream, offered) in streams {
             let head = heads.iter().find(|(id, _)| *id == stream.target).map(|(_, head)| head);

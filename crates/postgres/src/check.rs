@@ -125,7 +125,8 @@ async fn log(connection: &Connection, manage: bool, findings: &mut Vec<Finding>)
              has_database_privilege(current_database(), 'CREATE'), \
              coalesce(current_setting('max_slot_wal_keep_size', true), '-1'), \
              coalesce(current_setting('idle_replication_slot_timeout', true), '0'), \
-             current_user::text, current_database()::text",
+             current_user::text, current_database()::text, \
+             EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE pg_has_role(p.pubowner, 'USAGE'))",
             &[],
         )
         .await?;
@@ -159,11 +160,15 @@ async fn log(connection: &Connection, manage: bool, findings: &mut Vec<Finding>)
         ));
     }
     if manage && !row.get::<_, bool>(4) {
-        findings.push(Finding::warning(
-            "replication privilege",
-            "the role may not create publications",
-            format!("GRANT CREATE ON DATABASE {database} TO {role}; or make them, and set replication.manage to false"),
-        ));
+        let (what, subject) = ("the role may not create publications", "replication privilege");
+        let remedy = format!(
+            "GRANT CREATE ON DATABASE {database} TO {role}; or make them, and set replication.manage to false"
+        );
+        findings.push(match row.get(9) {
+            // They may be those of the pipeline already.
+            true => Finding::warning(subject, what, remedy),
+            false => Finding::error(subject, what, remedy),
+        });
     }
     let (keep, idle): (String, String) = (row.get(5), row.get(6));
     if keep != "-1" {
@@ -195,23 +200,29 @@ async fn unowned(
     let followed = || streams.iter().filter(|stream| stream.sync_mode.follows_log());
     let namespaces: Vec<&str> = followed().map(|stream| stream.id.namespace.as_str()).collect();
     let names: Vec<&str> = followed().map(|stream| stream.id.name.as_str()).collect();
-    let sql = "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_get_userbyid(c.relowner)::text \
+    let sql = "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_get_userbyid(c.relowner)::text, \
+          coalesce((SELECT o.rolsuper FROM pg_catalog.pg_roles o WHERE o.oid = c.relowner), true) \
         FROM unnest($1::text[], $2::text[]) s(namespace, name) \
         JOIN pg_catalog.pg_namespace n ON n.nspname = s.namespace::name \
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.name::name \
         WHERE NOT pg_catalog.pg_has_role(c.relowner, 'USAGE') \
-          AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid) ORDER BY 1, 2";
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid \
+            WHERE r.prrelid = c.oid AND pg_catalog.pg_has_role(p.pubowner, 'USAGE')) ORDER BY 1, 2";
     let role = sql::ident(&connector.settings().username);
     for row in connection.rows(sql, &[&namespaces, &names]).await? {
         let id = StreamId::new(row.get::<_, String>(0), row.get::<_, String>(1));
         let owner: String = row.get(2);
+        // Whoever is given a superuser's role is one.
+        let joined = match row.get(3) {
+            true => String::new(),
+            false => format!("or GRANT {} TO {role}; ", sql::ident(&owner)),
+        };
         findings.push(Finding::error(
             id.to_string(),
             format!("only its owner, {owner}, may publish it"),
             format!(
-                "GRANT {} TO {role}; or ALTER TABLE {} OWNER TO {role}; or set replication.manage to false, and let the \
-                 owner run what this says then",
-                sql::ident(&owner),
+                "ALTER TABLE {} OWNER TO {role}; {joined}or set replication.manage to false, and let the owner run what \
+                 this says then",
                 sql::qualified(&id.namespace, &id.name)
             ),
         ));

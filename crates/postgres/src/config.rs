@@ -311,6 +311,40 @@ impl Default for ReplicationConfig {
     }
 }
 
+/// The server cuts off what is longer (`NAMEDATALEN`), in bytes.
+const LONGEST_NAME: usize = 63;
+/// What a publication's name gets behind it for streams of which only inserts are followed.
+pub(crate) const INSERT_ONLY: &str = "_insert_only";
+
+impl ReplicationConfig {
+    /// What the server would refuse, or cut off without a word.
+    fn validate(&self) -> Result<()> {
+        let refuse = |field: &str, message: String| {
+            Error::new(ErrorKind::Config, message).at("field", format!("replication.{field}"))
+        };
+        let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        if let Some(slot) = &self.slot
+            && !((1..=LONGEST_NAME).contains(&slot.len()) && slot.bytes().all(fits))
+        {
+            return Err(refuse("slot", "the slot's name is none that a slot can have".to_owned())
+                .hint(format!("a slot's name has 1 to {LONGEST_NAME} of the characters a-z, 0-9 and _")));
+        }
+        // Where it is ours, another one is made whose name begins with it.
+        let room = LONGEST_NAME - if self.manage { INSERT_ONLY.len() } else { 0 };
+        if let Some(publication) = &self.publication
+            && (!(1..=room).contains(&publication.len()) || publication.contains('\0'))
+        {
+            return Err(refuse("publication", "the publication's name is too long, or empty".to_owned())
+                .hint(format!("it may have {room} bytes; the server cuts off what is longer")));
+        }
+        if self.heartbeat.is_some_and(|period| period.0.is_zero()) {
+            return Err(refuse("heartbeat", "the heartbeat's period is 0".to_owned())
+                .hint("set a period above 0, or leave heartbeat out"));
+        }
+        Ok(())
+    }
+}
+
 fn default_manage() -> bool {
     true
 }
@@ -405,6 +439,12 @@ impl PostgresConfig {
         if self.connect_timeout.0.is_zero() || self.silence_limit.0.is_zero() {
             return refuse("a time limit is 0", "connect_timeout and silence_limit are above 0");
         }
+        if let Some(replication) = &self.replication {
+            replication.validate()?;
+        }
+        if self.application_name.contains('\0') {
+            return refuse("\"application_name\" holds a zero byte", "a name is text without one");
+        }
         let bytes = |text: String| text.into_bytes();
         Ok(Settings {
             host: require("host", parts.host)?,
@@ -459,6 +499,36 @@ mod tests {
         assert_eq!((config.port, config.max_connections), (DEFAULT_PORT, DEFAULT_MAX_CONNECTIONS));
         assert_eq!(config.tls.mode, TlsMode::Prefer);
         assert_eq!(config.lock_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn names_that_the_server_would_cut_off_are_refused() {
+        let with = |replication: Value| {
+            settings(
+                json!({"type": "postgres", "host": "h", "database": "d", "username": "u", "replication": replication}),
+            )
+        };
+        for refused in [
+            json!({"slot": "s".repeat(64)}),
+            json!({"slot": "Bad-Slot"}),
+            json!({"slot": ""}),
+            json!({"publication": "p".repeat(52)}),
+            json!({"publication": "p".repeat(64), "manage": false}),
+            json!({"publication": ""}),
+            json!({"heartbeat": "0s"}),
+        ] {
+            let error = with(refused.clone()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{refused}");
+            assert!(error.remedy().is_some(), "{refused}");
+        }
+        for accepted in [
+            json!({"slot": "s".repeat(63)}),
+            json!({"publication": "P".repeat(51)}),
+            json!({"publication": "p".repeat(63), "manage": false}),
+            json!({"heartbeat": "1s"}),
+        ] {
+            with(accepted.clone()).unwrap_or_else(|error| panic!("{accepted}: {error}"));
+        }
     }
 
     #[test]

@@ -36,14 +36,19 @@ pub(crate) async fn run(args: &ClearArgs, console: &Console) -> Result<ExitCode>
     }
     let sink = progress::sink(console);
     let engine = AbstractDriver::new(driver, destination, store, Default::default(), sink.clone());
-    let cleared = if args.log { engine.clear_log().await } else { engine.clear_state(&streams).await };
+    let cleared = match args.log {
+        true => engine.clear_log().await,
+        false => engine.clear_state(&streams).await.map(Some),
+    };
     drop((engine, sink));
-    for kept in cleared? {
+    let cleared = cleared?;
+    for kept in cleared.iter().flatten() {
         console.say(&harmless(&format!("kept at the source: {kept}")));
     }
-    console.say(&match args.log {
-        true => "the source's log was let go".to_owned(),
-        false => format!("{} cleared", counted(streams.len(), "stream")),
+    console.say(&match (args.log, cleared) {
+        (true, Some(_)) => "the source's log was let go".to_owned(),
+        (true, None) => "nothing was made at the source for this pipeline".to_owned(),
+        (false, _) => format!("{} cleared", counted(streams.len(), "stream")),
     });
     Ok(ExitCode::DONE)
 }

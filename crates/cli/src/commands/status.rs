@@ -76,7 +76,8 @@ fn text(state: &State, lag: Option<&Lag>, surface: Surface) -> String {
             stream.commit.to_string(),
         ]
     });
-    let headers = ["stream", "mode", "#generation", "backfill", "#rows", "position", "cursor", "#commit"];
+    let headers =
+        ["stream", "mode", "#generation", "backfill", "#rows written", "position", "cursor", "#commit"];
     result.push_str(&table(surface, &headers, rows));
     result
 }
@@ -85,9 +86,14 @@ fn behind_seconds(state: &State, lag: &Lag) -> Option<f64> {
     lag.behind_seconds(state.global.as_ref()?.as_of)
 }
 
+/// Generations are counted from one.
+fn begun(stream: &StreamState) -> bool {
+    stream.generation > 0
+}
+
 fn backfill(stream: &StreamState) -> String {
     if stream.chunks.is_empty() {
-        return "complete".to_owned();
+        return if begun(stream) { "complete" } else { "not begun" }.to_owned();
     }
     let all = stream.chunks_done as usize + stream.chunks.len();
     format!("{}/{all} chunks", stream.chunks_done)
@@ -111,7 +117,7 @@ fn value(state: &State, lag: Option<&Lag>) -> Value {
                 "stream": id.to_string(),
                 "sync_mode": stream.sync_mode,
                 "generation": stream.generation,
-                "backfill_complete": stream.chunks.is_empty(),
+                "backfill_complete": begun(stream) && stream.chunks.is_empty(),
                 "chunks_done": stream.chunks_done,
                 "chunks_left": stream.chunks.len(),
                 "rows_synced": stream.rows_synced,
@@ -161,9 +167,15 @@ mod tests {
             cursor: Some(("updated_at".to_owned(), "2026-11-21".to_owned())),
             window: None,
         };
+        state.streams.insert(
+            StreamId::new("public", "queued"),
+            StreamState { generation: 0, chunks: Vec::new(), ..stream.clone() },
+        );
         state.streams.insert(StreamId::new("public", "orders"), stream);
         let text = text(&state, None, Surface::Plain);
-        for expected in ["public.orders", "3/4 chunks", "0/16B3748", "updated_at 2026-11-21", "1,000"] {
+        for expected in
+            ["public.orders", "not begun", "3/4 chunks", "0/16B3748", "updated_at 2026-11-21", "1,000"]
+        {
             assert!(text.contains(expected), "{expected} in {text}");
         }
         assert_eq!(value(&state, None)["streams"][0]["chunks_left"], 1);

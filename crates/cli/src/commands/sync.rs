@@ -24,8 +24,8 @@ pub(crate) async fn run(args: &SyncArgs, console: &Console) -> Result<ExitCode> 
     let driver = config::source(&args.source.config)?;
     let destination = config::destination(&args.destination.destination)?;
     if args.dry_run {
-        let chunk_bytes = args.limits.chunk_size;
-        let plan = AbstractDriver::plan(driver.as_ref(), destination.as_ref(), chunk_bytes, &catalog);
+        let (state, chunk_bytes) = (args.streams.state(), args.limits.chunk_size);
+        let plan = AbstractDriver::plan(driver.as_ref(), destination.as_ref(), &state, chunk_bytes, &catalog);
         let plans = abandon_on_signal(plan).await?;
         match args.output {
             OutputFormat::Json => print_json(&plans)?,

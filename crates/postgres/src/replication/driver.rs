@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -66,6 +66,8 @@ struct Reading {
     stop: CancellationToken,
     ended: CancellationToken,
     slot: String,
+    /// Why nobody can read the log from where this reading ended.
+    unreadable: Arc<OnceLock<String>>,
 }
 
 impl Replication {
@@ -154,8 +156,10 @@ impl CdcDriver for PostgresDriver {
 
     async fn pre_cdc(&self, streams: &[Arc<ConfiguredStream>], saved: &Position) -> Result<Prepared> {
         let saved = LogPosition::of(saved)?;
+        let before = self.replication.state().reading.clone();
         self.replication.end(&self.connector).await?;
-        let prepared = prepare::prepare(&self.connector, streams, &saved).await?;
+        let unreadable = before.and_then(|reading| reading.unreadable.get().cloned());
+        let prepared = prepare::prepare(&self.connector, streams, &saved, unreadable).await?;
         let mut state = self.replication.state();
         state.names = Some(LogPosition::of(&prepared.position)?.names()?);
         state.released = Lsn::default();
@@ -205,18 +209,21 @@ impl CdcDriver for PostgresDriver {
             phases.clone(),
             feedback.clone(),
         );
-        let finished = ended.clone().drop_guard();
+        let unreadable = Arc::new(OnceLock::new());
+        let (finished, judged) = (ended.clone().drop_guard(), unreadable.clone());
         std::thread::Builder::new()
             .name("postgres-log".to_owned())
             .spawn(move || {
                 let _finished = finished;
-                Reader { log, work }.run();
+                Reader { log, work, unreadable: judged }.run();
             })
             .or_fail(ErrorKind::Source, || "no thread can be started to read the log".to_owned())?;
         if let Some(period) = prepare::settings(&self.connector).heartbeat {
             tokio::spawn(heartbeat(self.connector.clone(), period.duration(), stop.clone(), ended.clone()));
         }
-        let reading = Reading { phases, feedback, handle, stop: stop.clone(), ended, slot: names.slot };
+        let stopped = stop.clone();
+        let reading =
+            Reading { phases, feedback, handle, stop: stopped, ended, slot: names.slot, unreadable };
         self.replication.state().reading = Some(Arc::new(reading));
         Ok(listen(receiver, stop))
     }

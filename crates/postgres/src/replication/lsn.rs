@@ -7,6 +7,8 @@ use lakeward_core::{Error, Position, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::config::INSERT_ONLY;
+
 /// A byte of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Lsn(pub(crate) u64);
@@ -160,7 +162,7 @@ impl Names {
 
     /// The publication of streams of which only inserts are followed.
     pub(crate) fn insert_only(&self) -> String {
-        format!("{}_insert_only", self.publication)
+        format!("{}{INSERT_ONLY}", self.publication)
     }
 
     /// Whether a publication is the pipeline's own.

@@ -138,11 +138,13 @@ fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
         ))
 }
 
-/// Makes slot and publications, or checks those that there are.
+/// Makes slot and publications, or checks those that there are. `unreadable` says why the log cannot be read on, where
+/// that was found out.
 pub(crate) async fn prepare(
     connector: &Connector,
     streams: &[Arc<ConfiguredStream>],
     saved: &LogPosition,
+    unreadable: Option<String>,
 ) -> Result<Prepared> {
     let mut names = saved.names()?;
     let connection = connector.connect().await?;
@@ -152,7 +154,7 @@ pub(crate) async fn prepare(
     let place = Place::current(&connection).await?;
     let (position, lost) = match saved.lsn {
         None => (begin(connector, &connection, &names, wanted.clone()).await?, None),
-        Some(lsn) => match loss(connector, &connection, &names, saved, lsn, &place).await? {
+        Some(lsn) => match loss(connector, &connection, &names, saved, lsn, &place).await?.or(unreadable) {
             None => (lsn, None),
             Some(reason) => match settings(connector).on_slot_lost {
                 OnSlotLost::Error => {

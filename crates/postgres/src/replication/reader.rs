@@ -1,8 +1,9 @@
 //! Reading the log on a thread of its own: transactions in order, boundaries between them, and rests.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, Lag, Result};
+use lakeward_core::{Boundary, ChangeEvent, CheckpointInterval, Error, ErrorKind, Lag, Result};
 
 use super::assemble::{Assembler, Halt};
 use super::feedback::Feedback;
@@ -10,6 +11,7 @@ use super::lsn::{LogPosition, Lsn};
 use super::pgoutput::{Body, parse};
 use super::phases::Phases;
 use super::spill::InProgress;
+use crate::error::sqlstate;
 use crate::reports::Report;
 use crate::wire::{LogMessage, LogReader};
 
@@ -20,10 +22,15 @@ const ASK: Duration = Duration::from_millis(200);
 /// How often it is asked where its log ends.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// What the server says where a publication is not there (SQLSTATE `undefined_object`).
+const UNDEFINED_OBJECT: &str = "42704";
+
 /// The half of a reading that has the socket.
 pub(super) struct Reader {
     pub(super) log: LogReader,
     pub(super) work: Work,
+    /// Set where nobody can read the log from here on, to why.
+    pub(super) unreadable: std::sync::Arc<OnceLock<String>>,
 }
 
 /// All that is done with what was read.
@@ -75,7 +82,7 @@ impl Reader {
     }
 
     fn read(&mut self) -> Result<(), Halt> {
-        let Self { log, work } = self;
+        let Self { log, work, unreadable } = self;
         loop {
             if work.assembler.batches.outlet().stop.is_cancelled() {
                 return Err(Error::cancelled().into());
@@ -93,7 +100,7 @@ impl Reader {
                 batches.flush(tables)?;
                 batches.charge(tables, bytes.saturating_mul(2))?;
             }
-            match log.poll()? {
+            match log.poll().map_err(|error| work.judge(error, unreadable))? {
                 Some(LogMessage::Data(message)) => work.message(message)?,
                 Some(LogMessage::Keepalive { end, sent, reply }) => work.keepalive(Lsn(end), sent, reply),
                 None => work.idle(),
@@ -142,6 +149,24 @@ impl Work {
             looked_at: None,
             ended: false,
         }
+    }
+
+    /// Whether the server failed at something that it would fail at again. It knows its publications as they were when
+    /// the changes were written; since PostgreSQL 18 it goes without one that was not there.
+    fn judge(&self, error: Error, unreadable: &OnceLock<String>) -> Error {
+        if sqlstate(&error) != Some(UNDEFINED_OBJECT) {
+            return error;
+        }
+        let publication = self.pipeline.publication.as_deref().unwrap_or_default();
+        let why =
+            format!("publication {publication}, or the one beside it, was not there when it was written");
+        let error = error.with_kind(ErrorKind::Connection).hint(
+            "a publication was dropped or renamed for a while: what was written meanwhile cannot be read any more; let go \
+             of it with `lakeward clear --log`, or set replication.on_slot_lost to \"resnapshot\"",
+        );
+        // Who reads a log twice finds the same.
+        let _ = unreadable.set(why);
+        error
     }
 
     /// Between transactions: a boundary where one is due, then a rest where one is asked for. Says whether it
