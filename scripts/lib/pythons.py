@@ -7,12 +7,12 @@ import sys
 import host
 
 # Pinned: what a reader makes of a file is part of what the tests assert.
-READERS = ["duckdb==2.0.0", "polars==2.1.0", "pyarrow==26.0.1"]
+READERS = ["duckdb==2.0.0", "polars==2.1.0", "pyarrow==26.0.1", "pytz==2026.6"]
 PEERS = host.PROJECT / "scripts" / "lib" / "bench" / "peers" / "requirements.txt"
 
 
 def readers():
-    return interpreter("python", READERS, "the readers", "import duckdb, polars, pyarrow")
+    return interpreter("python", READERS, "the readers", "import duckdb, polars, pyarrow, pytz")
 
 
 def peers():

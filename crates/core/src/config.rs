@@ -104,8 +104,15 @@ fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
 /// The known name that a mistyped one most likely meant, whatever its case.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.8;
+    // A namespace that both have says nothing of how alike the names are.
+    let alike = |candidate: &str| match (name.rsplit_once('.'), candidate.rsplit_once('.')) {
+        (Some((namespace, name)), Some((other, candidate))) if namespace == other => {
+            strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase())
+        }
+        _ => strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()),
+    };
     known
-        .map(|candidate| (strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .map(|candidate| (alike(candidate), candidate))
         .filter(|(similarity, _)| *similarity > ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
@@ -138,6 +145,14 @@ mod tests {
     #[derive(Debug, Deserialize)]
     struct Config {
         password: Secret,
+    }
+
+    #[test]
+    fn a_shared_namespace_makes_no_names_alike() {
+        let known = ["public.orders", "public.v_paid"];
+        assert_eq!(nearest("public.oders", known.into_iter()), Some("public.orders"));
+        assert_eq!(nearest("publc.orders", known.into_iter()), Some("public.orders"));
+        assert_eq!(nearest("public.nix", known.into_iter()), None);
     }
 
     fn schema() -> Value {

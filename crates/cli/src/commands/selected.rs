@@ -5,7 +5,7 @@ use lakeward_core::{Catalog, Destination, Error, ErrorKind, Result, StreamId, ne
 /// A stream's name at the source and at the destination.
 pub(crate) type Names = (StreamId, StreamId);
 
-/// The selected streams of those names; all where none is named.
+/// The selected streams of those names, or of a name that only one has; all where none is named.
 pub(crate) fn choose(catalog: &Catalog, names: &[String]) -> Result<Vec<Names>> {
     let selected: Vec<Names> = catalog
         .selections()?
@@ -25,7 +25,10 @@ pub(crate) fn choose(catalog: &Catalog, names: &[String]) -> Result<Vec<Names>> 
     }
     let mut chosen: Vec<Names> = Vec::with_capacity(names.len());
     for name in names {
-        let Some(found) = selected.iter().find(|(id, _)| id.to_string() == *name) else {
+        let mut called = selected.iter().filter(|(id, _)| id.name == *name);
+        let only = called.next().filter(|_| called.next().is_none());
+        let exact = selected.iter().find(|(id, _)| id.to_string() == *name);
+        let Some(found) = exact.or(only) else {
             let known: Vec<String> = selected.iter().map(|(id, _)| id.to_string()).collect();
             let error = Error::new(ErrorKind::Config, format!("no stream \"{name}\" is selected"));
             return Err(match nearest(name, known.iter().map(String::as_str)) {
@@ -81,7 +84,8 @@ mod tests {
             .selected_streams
             .insert("public".to_owned(), vec![selection("a", Some("b")), selection("c", None)]);
         let a = (StreamId::new("public", "a"), StreamId::new("public", "b"));
-        assert_eq!(choose(&catalog, &["public.a".to_owned()]).unwrap(), [a]);
+        assert_eq!(choose(&catalog, &["public.a".to_owned()]).unwrap(), std::slice::from_ref(&a));
+        assert_eq!(choose(&catalog, &["a".to_owned()]).unwrap(), [a]);
         assert_eq!(choose(&catalog, &[]).unwrap().len(), 2);
         assert!(choose(&catalog, &["public.z".to_owned()]).is_err());
         assert!(choose(&Catalog::default(), &[]).is_err());

@@ -134,7 +134,10 @@ impl LogRun {
                 let why = Error::new(error.kind(), "the reading of the log ended for all of its streams");
                 failures.entry(id.clone()).or_insert(match error.kind() {
                     ErrorKind::Cancelled => Error::cancelled(),
-                    _ => why.hint("see what stopped it above or below: nothing that was committed is lost"),
+                    _ => match &first {
+                        Some(first) => why.hint(format!("what stopped it is told of {first}")),
+                        None => why,
+                    },
                 });
             }
             if let Some(first) = first {
