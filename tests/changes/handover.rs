@@ -310,6 +310,13 @@ async fn renamed(version: Version) {
     scene.sync().await;
     scene.project.select("t", json!({ "destination_table": "second" })).unwrap();
     scene.sql("INSERT INTO u VALUES (7)").await;
+    let foreseen = scene.run(&["--dry-run"]).await;
+    foreseen.assert_ok();
+    assert!(
+        foreseen.stdout.contains("it would fail: Config: a stream keeps its name"),
+        "{}",
+        foreseen.stdout
+    );
     for command in ["sync", "compact"] {
         let run = if command == "sync" {
             scene.run(&[]).await

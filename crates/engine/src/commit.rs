@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lakeward_core::{
-    Boundary, CompactRequest, Destination, DriverInterface, Error, ErrorKind, Position, Result, StreamCommit,
+    Boundary, CompactRequest, Destination, DriverInterface, Error, Position, Result, StreamCommit,
     StreamHead, StreamId, SyncMode, failpoint,
 };
 use lakeward_state::{GlobalState, State, StateStore, StreamState};
 use tokio_util::task::TaskTracker;
 
 use crate::events::{Event, EventSink};
+use crate::pipeline;
 
 /// Saving may take this share of the time: after a save of 1 ms the next one waits 20 ms.
 const SAVE_PAUSE_FACTOR: u32 = 20;
@@ -288,32 +289,7 @@ impl CommitPath {
         heads: &BTreeMap<StreamId, StreamHead>,
     ) -> Result<()> {
         let known = self.keeper().state.streams.get(source).map_or(0, |stream| stream.commit);
-        let found = heads.get(target).map_or(0, |head| head.commit);
-        if known <= found {
-            return Ok(());
-        }
-        let is_it = |head: &StreamHead| {
-            let definition = head.definition.as_ref();
-            head.commit >= known
-                && definition.is_some_and(|known| known.source_stream == [&*source.namespace, &*source.name])
-        };
-        if let Some((before, _)) = heads.iter().find(|(_, head)| is_it(head)) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "a stream keeps its name at the destination once it has begun there",
-            )
-            .at("name there", before)
-            .at("in streams.json", target)
-            .hint(format!(
-                "set destination_table back to {:?}; to read the stream anew under another name, remove it with \
-                 `lakeward clear {source}` before you change the name",
-                before.name
-            )));
-        }
-        Err(Error::new(ErrorKind::State, "the destination is behind the state: commits are missing")
-            .at("state's last commit", known)
-            .at("destination's last commit", found)
-            .hint("restore the destination, or remove the stream's data and state with `lakeward clear`"))
+        pipeline::refuse_missing_commits(known, source, target, heads)
     }
 
     /// Saves the state: at once where `now`, else as often as its share of the time allows.

@@ -1,11 +1,12 @@
 //! The beginning of a run: who is who, does the state belong here, and does it know what the destination holds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use lakeward_core::{
     Destination, DestinationIdentity, DriverInterface, Error, ErrorKind, Pipeline, Result, Run,
-    SourceIdentity, StreamId,
+    SourceIdentity, StreamHead, StreamId,
 };
 use lakeward_state::{State, StateStore};
 
@@ -115,4 +116,42 @@ async fn refuse_unknown_commits(destination: &dyn Destination, targets: &[Stream
                      data with `lakeward clear`",
         )),
     }
+}
+
+/// Whether the destination has all commits of a stream, of which the state knows so many.
+///
+/// # Errors
+/// `Config` where they are there under another name, `State` where some are missing.
+pub(crate) fn refuse_missing_commits(
+    known: u64,
+    source: &StreamId,
+    target: &StreamId,
+    heads: &BTreeMap<StreamId, StreamHead>,
+) -> Result<()> {
+    let found = heads.get(target).map_or(0, |head| head.commit);
+    if known <= found {
+        return Ok(());
+    }
+    let is_it = |head: &StreamHead| {
+        let definition = head.definition.as_ref();
+        head.commit >= known
+            && definition.is_some_and(|known| known.source_stream == [&*source.namespace, &*source.name])
+    };
+    if let Some((before, _)) = heads.iter().find(|(_, head)| is_it(head)) {
+        return Err(Error::new(
+            ErrorKind::Config,
+            "a stream keeps its name at the destination once it has begun there",
+        )
+        .at("name there", before)
+        .at("in streams.json", target)
+        .hint(format!(
+            "set destination_table back to {:?}; to read the stream anew under another name, remove it with \
+                 `lakeward clear {source}` before you change the name",
+            before.name
+        )));
+    }
+    Err(Error::new(ErrorKind::State, "the destination is behind the state: commits are missing")
+        .at("state's last commit", known)
+        .at("destination's last commit", found)
+        .hint("restore the destination, or remove the stream's data and state with `lakeward clear`"))
 }

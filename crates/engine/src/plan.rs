@@ -1,10 +1,11 @@
 //! What a sync would do, without doing it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use lakeward_core::{
-    Catalog, ConfiguredStream, Destination, DriverInterface, Fingerprint, Result, Standing, StreamHead,
-    StreamId, SyncMode,
+    Catalog, ConfiguredStream, Destination, DriverInterface, Error, Fingerprint, Result, Standing,
+    StreamHead, StreamId, SyncMode,
 };
 use lakeward_state::StateStore;
 use serde::Serialize;
@@ -31,9 +32,9 @@ pub struct StreamPlan {
 }
 
 impl AbstractDriver {
-    /// What [`read`](Self::read) would do now by the state at `path`, with chunks of about `chunk_bytes`. Nothing is written anywhere,
-    /// not even a lock, so it may be asked while a sync runs; the source is asked for its chunks under a
-    /// snapshot that is given up again.
+    /// What [`read`](Self::read) would do now by the state at `path`, with chunks of about `chunk_bytes`. Nothing is
+    /// written anywhere, not even a lock, so it may be asked while a sync runs; the source is asked for its chunks
+    /// under a snapshot that is given up again.
     ///
     /// # Errors
     /// `State`, as of a run, where the state does not go with source and destination.
@@ -45,7 +46,7 @@ impl AbstractDriver {
         catalog: &Catalog,
     ) -> Result<Vec<StreamPlan>> {
         let streams = Self::resolve(driver, Some(destination), catalog).await?;
-        let heads = destination.heads().await?;
+        let heads: BTreeMap<StreamId, StreamHead> = destination.heads().await?.into_iter().collect();
         // An identity is made where there is none.
         let identity = if heads.is_empty() { None } else { Some(destination.identity().await?) };
         let targets: Vec<StreamId> = streams.iter().map(|(stream, _)| stream.target.clone()).collect();
@@ -53,8 +54,16 @@ impl AbstractDriver {
         pipeline::fit(state.as_ref(), path, &source, identity.as_ref(), destination, &targets).await?;
         let mut plans = Vec::with_capacity(streams.len());
         for (stream, offered) in streams {
-            let head = heads.iter().find(|(id, _)| *id == stream.target).map(|(_, head)| head);
-            let (action, reads_chunks) = describe(head, &stream);
+            let head = heads.get(&stream.target);
+            let known = state
+                .as_ref()
+                .and_then(|state| state.streams.get(&stream.id))
+                .map_or(0, |known| known.commit);
+            let (action, reads_chunks) =
+                match pipeline::refuse_missing_commits(known, &stream.id, &stream.target, &heads) {
+                    Ok(()) => describe(head, &stream),
+                    Err(error) => (would_fail(&error), false),
+                };
             let chunks = if reads_chunks {
                 let session = driver.begin_backfill(&stream.merely_read()).await?;
                 let earlier = head.and_then(|head| head.open.as_ref()).map(|open| open.plan.as_slice());
@@ -123,10 +132,14 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
                 (format!("incremental pass {}", head.progress.pass + 1), false)
             }
             Ok(None) => ("changes since the last sync".to_owned(), false),
-            Err(error) => (format!("nothing, it would fail: {error:?}"), false),
+            Err(error) => (would_fail(&error), false),
         },
         (None, None, _) => (format!("backfill into {name}"), true),
     }
+}
+
+fn would_fail(error: &Error) -> String {
+    format!("nothing, it would fail: {error:?}")
 }
 
 /// Whether the generation that was begun is what one would be that begins now.
