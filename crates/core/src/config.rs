@@ -105,11 +105,12 @@ fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.8;
     // A namespace that both have says nothing of how alike the names are.
-    let alike = |candidate: &str| match (name.rsplit_once('.'), candidate.rsplit_once('.')) {
-        (Some((namespace, name)), Some((other, candidate))) if namespace == other => {
-            strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase())
-        }
-        _ => strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()),
+    let alike = |candidate: &str| {
+        let (name, candidate) = match (name.rsplit_once('.'), candidate.rsplit_once('.')) {
+            (Some((namespace, name)), Some((other, candidate))) if namespace == other => (name, candidate),
+            _ => (name, candidate),
+        };
+        strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase())
     };
     known
         .map(|candidate| (alike(candidate), candidate))

@@ -9,7 +9,7 @@ use lakeward_core::{
     Catalog, Column, ColumnType, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
     MemoryBudget, Result, Retry, Stream, StreamId, SyncMode,
 };
-use lakeward_state::{State, StateStore};
+use lakeward_state::StateStore;
 use tokio::sync::Semaphore;
 
 use crate::change_stream::{LogRun, let_go};
@@ -305,12 +305,14 @@ impl AbstractDriver {
     /// a line each.
     pub async fn clear_state(&self, streams: &[(StreamId, StreamId)]) -> Result<Vec<String>> {
         let mut state = self.store.load()?;
+        let mut lets_go = false;
         if let Some(state) = &state {
             pipeline::same_destination(state, self.store.path(), &self.destination.identity().await?)?;
             let stays = |id: &StreamId| !streams.iter().any(|(source, _)| source == id);
             let followed =
                 state.streams.iter().any(|(id, stream)| stream.sync_mode.follows_log() && stays(id));
-            if state.global.is_some() && !followed {
+            lets_go = state.global.is_some() && !followed;
+            if lets_go {
                 let source = self.driver.identity().await.map_err(|error| {
                     error.at("nothing was cleared", "the source has to let go of its log, too")
                 })?;
@@ -325,13 +327,10 @@ impl AbstractDriver {
                 self.store.save(state)?;
             }
         }
-        let followed = |state: &State| state.streams.values().any(|stream| stream.sync_mode.follows_log());
-        match state {
-            Some(state) if state.global.is_some() && !followed(&state) => {
-                Ok(self.clear_log().await?.unwrap_or_default())
-            }
-            _ => Ok(Vec::new()),
+        if !lets_go {
+            return Ok(Vec::new());
         }
+        Ok(self.clear_log().await?.unwrap_or_default())
     }
 
     /// Lets go of the source's log: what was made at the source for this pipeline is removed. Streams that follow

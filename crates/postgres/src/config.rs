@@ -319,14 +319,14 @@ pub(crate) const INSERT_ONLY: &str = "_insert_only";
 impl ReplicationConfig {
     /// What the server would refuse, or cut off without a word.
     fn validate(&self) -> Result<()> {
-        let refuse = |field: &str, message: String| {
+        let refuse = |field: &str, message: &str| {
             Error::new(ErrorKind::Config, message).at("field", format!("replication.{field}"))
         };
         let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
         if let Some(slot) = &self.slot
             && !((1..=LONGEST_NAME).contains(&slot.len()) && slot.bytes().all(fits))
         {
-            return Err(refuse("slot", "the slot's name is none that a slot can have".to_owned())
+            return Err(refuse("slot", "the slot's name is none that a slot can have")
                 .hint(format!("a slot's name has 1 to {LONGEST_NAME} of the characters a-z, 0-9 and _")));
         }
         // Where it is ours, another one is made whose name begins with it.
@@ -334,11 +334,11 @@ impl ReplicationConfig {
         if let Some(publication) = &self.publication
             && (!(1..=room).contains(&publication.len()) || publication.contains('\0'))
         {
-            return Err(refuse("publication", "the publication's name is too long, or empty".to_owned())
+            return Err(refuse("publication", "the publication's name is too long, or empty")
                 .hint(format!("it may have {room} bytes; the server cuts off what is longer")));
         }
         if self.heartbeat.is_some_and(|period| period.0.is_zero()) {
-            return Err(refuse("heartbeat", "the heartbeat's period is 0".to_owned())
+            return Err(refuse("heartbeat", "the heartbeat's period is 0")
                 .hint("set a period above 0, or leave heartbeat out"));
         }
         Ok(())

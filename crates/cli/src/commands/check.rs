@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
             Err(error) => return Err(error),
         }
     }
-    findings.append(&mut further);
+    findings.extend(further);
     match args.output {
         OutputFormat::Json => print_json(&findings)?,
         OutputFormat::Text => print(&text(&findings, Surface::stdout()))?,
