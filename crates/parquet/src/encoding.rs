@@ -1,10 +1,11 @@
 //! How each column is encoded, chosen from its type and from the first batch of a unit.
 //!
 //! Integers, dates and times are delta-packed without a dictionary; where the first batch shows few distinct
-//! values the dictionary stays on, with the delta encoding behind it should it overflow. Text keeps its dictionary
-//! unless its values hardly repeat. Row groups carry statistics, not pages, and text columns only where rows are
-//! likely to be sought by them: comparing all text takes a third of the encoder's time, and the least and greatest
-//! text of a million unsorted rows exclude nothing. `cargo bench -p lakeward-bench --bench parquet` measures the choices.
+//! values the dictionary stays on, with the delta encoding behind it should it overflow. Text, decimals and floating
+//! point keep their dictionary unless their values hardly repeat. Row groups carry statistics, not pages, and text
+//! columns only where rows are likely to be sought by them: comparing all text takes a third of the encoder's time, and
+//! the least and greatest text of a million unsorted rows exclude nothing. `cargo bench -p lakeward-bench --bench
+//! parquet` measures the choices.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -12,9 +13,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef,
-    Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, SchemaRef, Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
 };
+use foldhash::fast::RandomState;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -108,7 +111,7 @@ fn encode_column(
         DataType::Utf8 | DataType::Binary if !repeats => builder
             .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
             .set_column_dictionary_enabled(path, false),
-        DataType::FixedSizeBinary(_) | DataType::Decimal128(..) => {
+        DataType::FixedSizeBinary(_) | DataType::Decimal128(..) | DataType::Float32 | DataType::Float64 => {
             builder.set_column_dictionary_enabled(path, repeats)
         }
         _ => builder,
@@ -125,6 +128,12 @@ fn distinct_share(column: &ArrayRef) -> Option<f64> {
                 DataType::Utf8 => share_of(sample.as_string::<i32>().iter()),
                 DataType::Binary => share_of(sample.as_binary::<i32>().iter()),
                 DataType::FixedSizeBinary(_) => share_of(sample.as_fixed_size_binary().iter()),
+                DataType::Float32 => {
+                    share_of(sample.as_primitive::<Float32Type>().iter().map(|value| value.map(f32::to_bits)))
+                }
+                DataType::Float64 => {
+                    share_of(sample.as_primitive::<Float64Type>().iter().map(|value| value.map(f64::to_bits)))
+                }
                 _ => None,
             }
         };
@@ -139,7 +148,7 @@ fn distinct_share(column: &ArrayRef) -> Option<f64> {
 }
 
 fn share_of<T: Hash + Eq>(values: impl Iterator<Item = Option<T>>) -> Option<f64> {
-    let mut distinct = HashSet::new();
+    let mut distinct = HashSet::with_capacity_and_hasher(SAMPLE, RandomState::default());
     let mut count = 0u32;
     for value in values.flatten() {
         count += 1;

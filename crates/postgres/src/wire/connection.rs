@@ -126,7 +126,7 @@ impl Connection {
     }
 
     pub(super) fn copy_to(&mut self, sql: &str, sink: &mut impl CopySink) -> Result<u64> {
-        self.frames.set_pace(Pace::Bulk);
+        self.frames.set_pace(Pace::Copy);
         let result = self.copy_to_end(sql, sink);
         self.frames.set_pace(Pace::Prompt);
         result

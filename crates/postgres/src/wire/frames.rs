@@ -11,9 +11,14 @@ use super::socket::{ReadHalf, Socket};
 const BUFFER: usize = 256 << 10;
 /// A read of less than this drained the socket.
 const SHORT_READ: usize = 64 << 10;
-/// How long data gathers after a short read. The server sends in pieces of 8 KiB; woken by each of them, the
-/// reader would take the core that the server needs.
-const NAP: Duration = Duration::from_micros(200);
+/// How long data gathers after the first short read, and after each: the server sends in pieces of 8 KiB, or of a
+/// message where it sends its log, and a reader that is woken by each of them would take the core that the server needs.
+const SHORTEST_NAP: Duration = Duration::from_micros(200);
+/// How long a COPY gathers at most: its end is waited for as long.
+const COPY_NAP: Duration = Duration::from_millis(5);
+/// How long a log gathers at most. A server whose earlier messages are not fetched yet puts them together before it
+/// sends them, which is much less work for it than to send each by itself.
+const LOG_NAP: Duration = Duration::from_millis(20);
 /// Tag and length.
 const HEADER: usize = 5;
 /// The most that PostgreSQL sends in one message.
@@ -24,8 +29,21 @@ const MAX_BODY: usize = 1 << 30;
 pub(super) enum Pace {
     /// The answer is waited for.
     Prompt,
-    /// A stream that is worth more in large pieces.
-    Bulk,
+    /// Many rows, which are worth more in large pieces.
+    Copy,
+    /// Small messages without end.
+    Log,
+}
+
+impl Pace {
+    /// The longest time for which data is left to gather.
+    fn longest_nap(self) -> Duration {
+        match self {
+            Self::Prompt => Duration::ZERO,
+            Self::Copy => COPY_NAP,
+            Self::Log => LOG_NAP,
+        }
+    }
 }
 
 /// The messages of one connection.
@@ -36,6 +54,8 @@ pub(super) struct Frames {
     /// What of `buffer` was received and not taken yet.
     received: Range<usize>,
     pace: Pace,
+    /// How long data gathers before the next read; the longer, the more came of late.
+    nap: Duration,
     drained: bool,
     timeout: Duration,
     /// Bytes received in all.
@@ -49,6 +69,7 @@ impl Frames {
             buffer: vec![0; BUFFER],
             received: 0..0,
             pace: Pace::Prompt,
+            nap: SHORTEST_NAP,
             drained: false,
             timeout,
             total: 0,
@@ -57,7 +78,21 @@ impl Frames {
 
     pub(super) fn set_pace(&mut self, pace: Pace) {
         self.pace = pace;
+        self.wake();
+    }
+
+    /// The next data is taken as soon as it comes.
+    fn wake(&mut self) {
+        self.nap = SHORTEST_NAP;
         self.drained = false;
+    }
+
+    /// Lets data gather, and longer the next time. A Unix socket has no window that grows: it soon holds the sender up.
+    fn gather(&mut self) {
+        std::thread::sleep(self.nap);
+        if !self.half.is_unix() {
+            self.nap = (self.nap * 2).min(self.pace.longest_nap());
+        }
     }
 
     pub(super) fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
@@ -154,8 +189,8 @@ impl Frames {
         }
         self.make_room(length);
         while self.received.len() < length {
-            if self.drained && self.pace == Pace::Bulk {
-                std::thread::sleep(NAP);
+            if self.drained && self.pace != Pace::Prompt {
+                self.gather();
             }
             match self.half.read(&mut self.buffer[self.received.end..]) {
                 Ok(0) => {
@@ -168,6 +203,7 @@ impl Frames {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    self.wake();
                     return Ok(false);
                 }
                 Err(error) => {

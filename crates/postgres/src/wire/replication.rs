@@ -51,7 +51,7 @@ pub(crate) struct LogWriter {
 
 impl LogReader {
     pub(super) fn new(mut frames: Frames, cancel: CancelHandle, silence_limit: Duration) -> Result<Self> {
-        frames.set_pace(Pace::Bulk);
+        frames.set_pace(Pace::Log);
         frames
             .set_read_timeout(TICK)
             .or_fail(ErrorKind::Connection, || "the socket cannot be used".to_owned())?;

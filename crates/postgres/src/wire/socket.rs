@@ -210,6 +210,10 @@ impl ReadHalf {
         }
     }
 
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self.socket, Socket::Unix(_))
+    }
+
     pub(super) fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.socket.set_timeout(timeout)
     }
