@@ -11,8 +11,8 @@ use super::socket::{ReadHalf, Socket};
 const BUFFER: usize = 256 << 10;
 /// A read of less than this drained the socket.
 const SHORT_READ: usize = 64 << 10;
-/// How long data gathers after the first short read, and after each: the server sends in pieces of 8 KiB, or of a
-/// message where it sends its log, and a reader that is woken by each of them would take the core that the server needs.
+/// How long data gathers after the first short read; each further one doubles it. The server sends in pieces of 8 KiB,
+/// or of a message where it sends its log, and a reader that is woken by each would take the core that the server needs.
 const SHORTEST_NAP: Duration = Duration::from_micros(200);
 /// How long a COPY gathers at most: its end is waited for as long.
 const COPY_NAP: Duration = Duration::from_millis(5);
