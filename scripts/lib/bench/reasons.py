@@ -1,7 +1,7 @@
 """Why goals are missed, where that is known, and what would be tried next: by benchmark and target."""
 
 TRIPS = (
-    "the same work takes more seconds of CPU while others use the machine: later in this run 10,000,000 rows took 1.13 s a"
+    "the same work takes more seconds of CPU while others use the machine: later in the run of 2026-11-23 10,000,000 rows took 1.13 s a"
     " million (see how cost grows). Next: dictionaries of text that are made while rows are decoded, because looking each"
     " value up while a file is written is 18 % by `perf`"
 )
