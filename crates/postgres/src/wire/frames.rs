@@ -35,17 +35,6 @@ pub(super) enum Pace {
     Log,
 }
 
-impl Pace {
-    /// The longest time for which data is left to gather.
-    fn longest_nap(self) -> Duration {
-        match self {
-            Self::Prompt => Duration::ZERO,
-            Self::Copy => COPY_NAP,
-            Self::Log => LOG_NAP,
-        }
-    }
-}
-
 /// The messages of one connection.
 #[derive(Debug)]
 pub(super) struct Frames {
@@ -53,7 +42,8 @@ pub(super) struct Frames {
     buffer: Vec<u8>,
     /// What of `buffer` was received and not taken yet.
     received: Range<usize>,
-    pace: Pace,
+    /// The longest time for which data is left to gather; none where the next is waited for.
+    longest_nap: Option<Duration>,
     /// How long data gathers before the next read; the longer, the more came of late.
     nap: Duration,
     drained: bool,
@@ -68,7 +58,7 @@ impl Frames {
             half,
             buffer: vec![0; BUFFER],
             received: 0..0,
-            pace: Pace::Prompt,
+            longest_nap: None,
             nap: SHORTEST_NAP,
             drained: false,
             timeout,
@@ -77,7 +67,13 @@ impl Frames {
     }
 
     pub(super) fn set_pace(&mut self, pace: Pace) {
-        self.pace = pace;
+        self.longest_nap = match pace {
+            Pace::Prompt => None,
+            // It has no window that grows, and soon holds the sender up.
+            Pace::Copy | Pace::Log if self.half.is_unix() => Some(SHORTEST_NAP),
+            Pace::Copy => Some(COPY_NAP),
+            Pace::Log => Some(LOG_NAP),
+        };
         self.wake();
     }
 
@@ -85,14 +81,6 @@ impl Frames {
     fn wake(&mut self) {
         self.nap = SHORTEST_NAP;
         self.drained = false;
-    }
-
-    /// Lets data gather, and longer the next time. A Unix socket has no window that grows: it soon holds the sender up.
-    fn gather(&mut self) {
-        std::thread::sleep(self.nap);
-        if !self.half.is_unix() {
-            self.nap = (self.nap * 2).min(self.pace.longest_nap());
-        }
     }
 
     pub(super) fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
@@ -189,8 +177,11 @@ impl Frames {
         }
         self.make_room(length);
         while self.received.len() < length {
-            if self.drained && self.pace != Pace::Prompt {
-                self.gather();
+            if self.drained
+                && let Some(longest) = self.longest_nap
+            {
+                std::thread::sleep(self.nap);
+                self.nap = (self.nap * 2).min(longest);
             }
             match self.half.read(&mut self.buffer[self.received.end..]) {
                 Ok(0) => {
