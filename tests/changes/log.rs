@@ -178,19 +178,28 @@ async fn unowned(version: Version) {
     db.execute(SQL).await.unwrap();
     let role = format!("{}_role", db.name());
     let create = format!(
-        "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'guest'; GRANT SELECT ON t, u TO {role}; ALTER TABLE u OWNER TO {role}; \
+        "CREATE ROLE {role} LOGIN PASSWORD 'guest'; GRANT SELECT ON t, u TO {role}; ALTER TABLE u OWNER TO {role}; \
          CREATE PUBLICATION theirs FOR TABLE t"
     );
     db.execute(&create).await.unwrap();
-    let scene = Followed::over(db, json!({ "username": role, "password": "guest" }), &["t", "u"]).await;
+    let source = json!({ "username": role, "password": "guest", "replication": { "manage": true } });
+    let scene = Followed::over(db, source, &["t", "u"]).await;
     let check = ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
+    // Whoever only reads tables needs none of it, though the config is ready for more.
+    for mode in ["full_refresh", "cdc"] {
+        let code = if mode == "cdc" { 4 } else { 0 };
+        scene.project.select_only(&["t", "u"], json!({ "sync_mode": mode })).unwrap();
+        scene.project.run(&check).await.unwrap().assert_code(code);
+    }
+    scene.project.run(&check[..3]).await.unwrap().assert_code(4);
     let found = scene.project.run(&check).await.unwrap();
     found.assert_code(4);
     let found = found.json().unwrap();
     let errors: Vec<_> =
         found.as_array().unwrap().iter().filter(|each| each["severity"] == "error").collect();
-    assert_eq!(errors.len(), 2, "{found}");
-    for (error, subject) in errors.iter().zip(["replication privilege", "public.t"]) {
+    assert_eq!(errors.len(), 3, "{found}");
+    for (error, subject) in errors.iter().zip(["replication privilege", "replication privilege", "public.t"])
+    {
         assert_eq!(error["subject"], subject);
         // The first of the remedies, word for word.
         let remedy = error["remedy"].as_str().unwrap().split(';').next().unwrap();
@@ -215,9 +224,7 @@ async fn names(version: Version) {
     let scene = Followed::new(&PgServer::shared(version), SQL, &["t"]).await;
     let slot = |name: &str| format!("{}_{name}", scene.db.name());
     let named = |slot: &str, publication: &str| {
-        scene.source(
-            json!({ "lock_timeout": "1s", "max_retries": 0, "replication": { "slot": slot, "publication": publication } }),
-        );
+        scene.source(json!({ "replication": { "slot": slot, "publication": publication } }));
     };
     let refused = async |what: &[&str]| {
         let output = scene.run(&[]).await;
@@ -244,7 +251,8 @@ async fn names(version: Version) {
     // Nothing was made under the first names. Under the second ones publications are, but the slot waits in vain.
     let client = scene.db.client().await.unwrap();
     client.batch_execute("BEGIN; CREATE TABLE unfinished ()").await.unwrap();
-    named(&slot("b"), "two");
+    let two = json!({ "slot": slot("b"), "publication": "two" });
+    scene.source(json!({ "lock_timeout": "1s", "max_retries": 0, "replication": two }));
     scene.run(&[]).await.assert_code(3);
     client.batch_execute("ROLLBACK").await.unwrap();
     named(&slot("c"), "three");

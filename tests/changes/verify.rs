@@ -271,4 +271,10 @@ async fn refused(version: Version) {
     let result = one.json().unwrap();
     assert_eq!(result["streams"].as_array().unwrap().len(), 1, "{result}");
     assert_eq!(result["not_compared"][0]["stream"], "public.b", "{result}");
+    // What is said of changes says nothing of a mode that has none.
+    for (mode, code) in [("cdc", 2), ("full_refresh", 0)] {
+        scene.project.select("b", json!({ "sync_mode": mode, "insert_only": true })).unwrap();
+        scene.sync().await;
+        verify(&scene, &["public.b"]).await.assert_code(code);
+    }
 }

@@ -287,7 +287,9 @@ fn resolve_text(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result
             .hint("write file:/// and the path from the root, such as file:///etc/ssl/db.pem"));
     }
     let contents = std::fs::read_to_string(path).map_err(|error| {
+        // As it is written: what a variable holds is not shown.
         Error::new(ErrorKind::Config, "the file that a field names cannot be read")
+            .at("path", &text[FILE_SCHEME.len()..])
             .hint("the file must exist, be readable by this user and be UTF-8 text")
             .source(error)
     })?;
@@ -392,9 +394,17 @@ mod tests {
         std::fs::write(&path, format!("{CANARY}\r\n")).unwrap();
         let value = resolved(json!({ "password": format!("file://{}", path.display()) })).unwrap();
         assert_eq!(value, json!({ "password": CANARY }));
-        for missing in ["file:///nowhere/at/all", "file://relative"] {
+        for (missing, told) in [
+            ("file:///nowhere/at/all", "/nowhere/at/all"),
+            ("file:///nowhere/${PGPASSWORD}", "/nowhere/${PGPASSWORD}"),
+            ("file://relative", "full path"),
+        ] {
             let error = resolved(json!({ "ssl": { "server_ca": missing } })).unwrap_err();
-            assert!(shown(&error).contains("ssl.server_ca"), "{error}");
+            let text = shown(&error);
+            assert!(
+                text.contains("ssl.server_ca") && text.contains(told) && !text.contains(CANARY),
+                "{text}"
+            );
         }
     }
 

@@ -451,7 +451,7 @@ impl ConfiguredStream {
             on_bad_value: selection.on_bad_value,
             on_schema_change: selection.on_schema_change,
             on_partition_change: selection.on_partition_change,
-            insert_only: selection.insert_only,
+            insert_only: selection.insert_only && sync_mode.follows_log(),
         })
     }
 

@@ -88,10 +88,13 @@ impl Error {
         Self::new(ErrorKind::Cancelled, "stopped on request")
     }
 
-    /// Names a place: a stream, a column, a file, a position. The innermost place is named first.
+    /// Names a place: a stream, a column, a file, a position. The innermost place is named first, and none twice.
     #[must_use]
     pub fn at(mut self, what: &'static str, value: impl fmt::Display) -> Self {
-        self.context.push((what, value.to_string()));
+        let place = (what, value.to_string());
+        if !self.context.contains(&place) {
+            self.context.push(place);
+        }
         self
     }
 

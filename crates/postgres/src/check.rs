@@ -42,9 +42,11 @@ pub(crate) async fn check(connector: &Connector, streams: &[Arc<ConfiguredStream
         ),
     });
     server(connector, &connection, &mut findings).await?;
-    if connector.settings().replication.is_some()
-        || streams.iter().any(|stream| stream.sync_mode.follows_log())
-    {
+    let follows_log = match streams {
+        [] => connector.settings().replication.is_some(),
+        _ => streams.iter().any(|stream| stream.sync_mode.follows_log()),
+    };
+    if follows_log {
         let manage = replication::settings(connector).manage;
         log(&connection, manage, &mut findings).await?;
         if manage {

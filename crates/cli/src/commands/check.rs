@@ -20,26 +20,25 @@ pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
     let destination = args.destination.as_deref().map(config::destination).transpose()?;
     let catalog = args.streams.as_deref().map(config::load_catalog).transpose()?;
 
-    // The source first and alone: where it is not fit, resolving streams would only fail less clearly.
     let mut findings = driver.check(&[]).await?;
     let mut further = Vec::new();
     if let Some(destination) = &destination {
         further.extend(destination.check().await?);
     }
-    if let Some(catalog) = &catalog
-        && !refused(&findings)
-        && !refused(&further)
-    {
+    if let Some(catalog) = &catalog {
         match AbstractDriver::resolve(driver.as_ref(), destination.as_deref(), catalog).await {
             Ok(streams) if streams.is_empty() => further.push(Finding::error(
                 STREAMS,
                 "no stream is selected",
                 "name streams under selected_streams; `lakeward discover` writes the file",
             )),
+            // What they need, instead of what the config alone lets expect.
             Ok(streams) => {
                 let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
                 findings = driver.check(&streams).await?;
             }
+            // A source or a destination that is not fit is why, and has been named more clearly.
+            Err(_) if refused(&findings) || refused(&further) => {}
             // What the file asks for is not to be had: that is what a preflight is there to find.
             Err(error) if matches!(error.kind(), ErrorKind::Config | ErrorKind::Schema) => {
                 let remedy = error.remedy().unwrap_or("correct it in streams.json").to_owned();
