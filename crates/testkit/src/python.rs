@@ -1,7 +1,9 @@
 //! Runs this crate's Python, in which engines that are not ours read the lake.
 
+use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ChildStdin, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -19,6 +21,29 @@ pub fn interpreter() -> Result<PathBuf> {
     Ok(path)
 }
 
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name)
+}
+
+/// Where `serve.py` waits for calls; the first call starts it, and it ends with this process, whose end of the pipe is
+/// closed then.
+fn server() -> Result<String> {
+    static SERVER: Mutex<Option<(String, ChildStdin)>> = Mutex::new(None);
+    let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((socket, _)) = &*server {
+        return Ok(socket.clone());
+    }
+    let mut command = std::process::Command::new(interpreter()?);
+    command.arg("-B").arg(script("serve.py")).env("TZ", "UTC").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot run Python")?;
+    let mut socket = String::new();
+    std::io::BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut socket)?;
+    ensure!(!socket.is_empty(), "serve.py did not say where it waits");
+    let socket = socket.trim_end().to_owned();
+    *server = Some((socket.clone(), child.stdin.take().context("no stdin")?));
+    Ok(socket)
+}
+
 /// A script of this crate's `python/` at work.
 pub(crate) struct Script {
     child: Child,
@@ -30,9 +55,9 @@ pub(crate) struct Script {
 impl Script {
     /// Starts a script and gives it its request.
     pub(crate) async fn start(name: &str, request: &Value) -> Result<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
         let mut command = Command::new(interpreter()?);
-        command.arg("-B").arg(script).env("TZ", "UTC").kill_on_drop(true);
+        command.args(["-B", "-I", "-S"]).arg(script("call.py")).arg(server()?).arg(script(name));
+        command.kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot run Python")?;
         let mut stdin = child.stdin.take().context("no stdin")?;
