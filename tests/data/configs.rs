@@ -101,6 +101,14 @@ async fn mistakes_in_configs_exit_with_2(version: Version) {
         };
         assert!(told.contains(named), "{named} in {told}");
     }
+    // Not the first mistake alone.
+    let mut file = streams.clone();
+    file["selected_streams"]["public"] =
+        json!([{ "stream_name": "tt" }, { "stream_name": "t", "filter": "idd > 1" }]);
+    project.write("streams.json", &file).unwrap();
+    let output = project.run(&["check", "--streams", "streams.json"]).await.unwrap();
+    output.assert_code(4);
+    assert!(output.stdout.contains("public.tt") && output.stdout.contains("idd"), "{}", output.stdout);
     for (name, text) in [
         ("streams.json", "{"),
         ("destination.json", "{\"type\": \"parquet\"}"),

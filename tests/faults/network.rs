@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lakeward_testkit::lakeward::Signal;
 use lakeward_testkit::on_both;
 use lakeward_testkit::private_server::PrivateServer;
 use lakeward_testkit::proxy::Proxy;
@@ -18,6 +19,7 @@ on_both!(f50_cut_for_good, super::cut_for_good);
 on_both!(f50_half_open, super::half_open);
 on_both!(f50_changes_cut_at_random_bytes, super::changes_cut_at_random_bytes);
 on_both!(f50_changes_cut_for_good, super::changes_cut_for_good);
+on_both!(f50_changes_wait_for_a_server_that_is_away, super::changes_wait);
 on_both!(f50_changes_that_end_before_their_end, super::changes_that_end_early);
 on_both!(f50_half_open_while_changes_are_read, super::changes_half_open);
 on_both!(f50_a_log_without_changes_is_not_silent, super::idle_log);
@@ -153,6 +155,25 @@ async fn changes_cut_for_good(version: Version) {
         scene.sync(&[]).await.assert_ok();
         scene.assert_exact().await;
     }
+}
+
+/// Longer than a run that is to end would wait.
+async fn changes_wait(version: Version) {
+    let (scene, proxy) = followed(version, json!({})).await;
+    let run = scene.start(&["--follow"]);
+    scene.db.until(&scene.of_slot("active")).await.unwrap();
+    proxy.refuse_new(true);
+    proxy.cut();
+    scene.change(0).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    proxy.refuse_new(false);
+    let confirmed = scene.db.confirmed().await.unwrap();
+    scene.db.until(&confirmed).await.unwrap();
+    run.signal(Signal::TERM).unwrap();
+    let output = run.wait_timeout(Duration::from_secs(30)).await.unwrap();
+    output.assert_code(130);
+    assert!(output.events_of("retrying").len() > 5, "{}", output.stderr);
+    scene.assert_exact().await;
 }
 
 /// Somebody ends the server's session again and again, in good order: the end of what it sends is not the end.

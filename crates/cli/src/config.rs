@@ -3,6 +3,7 @@
 //! Guaranteed: no error of this module holds a value from a config, a variable or a named file, except the
 //! connector's name in `type`. Errors name the file and the field.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,8 @@ use serde_json::Value;
 use crate::registry::{self, Connector};
 
 const FILE_SCHEME: &str = "file://";
+/// How large a file may be that a field names: a certificate or a password, in bytes.
+const MOST_REFERENCED: u64 = 1 << 20;
 
 /// Builds the source that a config file describes.
 ///
@@ -286,15 +289,27 @@ fn resolve_text(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result
         return Err(Error::new(ErrorKind::Config, "a file is not named by its full path")
             .hint("write file:/// and the path from the root, such as file:///etc/ssl/db.pem"));
     }
-    let contents = std::fs::read_to_string(path).map_err(|error| {
+    let contents = read_small(path).map_err(|error| {
         // As it is written: what a variable holds is not shown.
         Error::new(ErrorKind::Config, "the file that a field names cannot be read")
             .at("path", &text[FILE_SCHEME.len()..])
-            .hint("the file must exist, be readable by this user and be UTF-8 text")
+            .hint("it must be a regular file of UTF-8 text, of 1 MiB at most, that this user may read")
             .source(error)
     })?;
     let trimmed = contents.strip_suffix('\n').unwrap_or(&contents);
     Ok(trimmed.strip_suffix('\r').unwrap_or(trimmed).to_owned())
+}
+
+/// What a regular file holds. Anything else might never come to an end, or never begin.
+fn read_small(path: &Path) -> io::Result<String> {
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if about.len() > MOST_REFERENCED {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    std::fs::read_to_string(path)
 }
 
 fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String> {
@@ -397,6 +412,7 @@ mod tests {
         for (missing, told) in [
             ("file:///nowhere/at/all", "/nowhere/at/all"),
             ("file:///nowhere/${PGPASSWORD}", "/nowhere/${PGPASSWORD}"),
+            ("file:///dev/zero", "not a regular file"),
             ("file://relative", "full path"),
         ] {
             let error = resolved(json!({ "ssl": { "server_ca": missing } })).unwrap_err();

@@ -52,8 +52,8 @@ pub trait DriverInterface: Send + Sync {
     /// How many connections may read at once.
     fn max_connections(&self) -> usize;
 
-    /// How often a failed step is tried again.
-    fn max_retries(&self) -> u32;
+    /// How often a failed step is tried again, where the config says so.
+    fn max_retries(&self) -> Option<u32>;
 
     /// Opens a consistent view of the stream and holds it until [`end_backfill`](Self::end_backfill).
     ///

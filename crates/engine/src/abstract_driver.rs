@@ -22,10 +22,11 @@ use crate::stream_run::{RunContext, StreamRun};
 use crate::writer_pool::WriterPool;
 
 /// What the selected streams are.
-pub(crate) struct Resolved {
-    pub(crate) streams: Vec<(Arc<ConfiguredStream>, Stream)>,
+pub struct Resolved {
+    /// Those that can be replicated, each as it is configured and as the source offers it.
+    pub streams: Vec<(Arc<ConfiguredStream>, Stream)>,
     /// Those that the source does not offer, or not as they are configured, each with what is to be said of it.
-    pub(crate) unfit: Vec<(StreamId, Error)>,
+    pub unfit: Vec<(StreamId, Error)>,
 }
 
 /// Orchestrates discover, backfill, incremental sync and change streams over a driver.
@@ -74,7 +75,10 @@ impl AbstractDriver {
     }
 
     /// The same, with the streams apart that the source does not offer as they are configured.
-    pub(crate) async fn resolve_offered(
+    ///
+    /// # Errors
+    /// As of [`resolve`](Self::resolve), but for what is about one stream alone.
+    pub async fn resolve_offered(
         driver: &dyn DriverInterface,
         destination: Option<&dyn Destination>,
         catalog: &Catalog,

@@ -328,8 +328,8 @@ impl StreamRun {
         keep_empty: bool,
         stop: &CancellationToken,
     ) -> Result<Copied> {
-        let retries = CHUNK_RETRIES.min(self.context.driver.max_retries());
-        let mut backoff = Backoff::new(&self.stream.id, self.context.events.as_ref(), stop, retries);
+        let retries = self.context.driver.max_retries().map_or(CHUNK_RETRIES, |most| most.min(CHUNK_RETRIES));
+        let mut backoff = Backoff::new(&self.stream.id, self.context.events.as_ref(), stop, Some(retries));
         loop {
             match self.read_chunk_once(chunk, session, generation, keep_empty, stop).await {
                 Ok(copied) => return Ok(copied),

@@ -23,7 +23,7 @@ mod verify;
 mod window;
 mod writer_pool;
 
-pub use abstract_driver::AbstractDriver;
+pub use abstract_driver::{AbstractDriver, Resolved};
 pub use compact::{Compaction, StreamCompaction};
 pub use cursor::{format_cursor_value, reformat_cursor_value};
 pub use events::{Event, EventSink, StreamSummary, Summary};

@@ -7,6 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{Event, EventSink};
 
+/// How often a step is tried again where the config says nothing of it.
+const DEFAULT_MAX_RETRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
@@ -25,8 +27,9 @@ impl<'a> Backoff<'a> {
         stream: impl Into<Option<&'a StreamId>>,
         events: &'a dyn EventSink,
         cancel: &'a CancellationToken,
-        max_retries: u32,
+        max_retries: Option<u32>,
     ) -> Self {
+        let max_retries = max_retries.unwrap_or(DEFAULT_MAX_RETRIES);
         Self { stream: stream.into(), events, cancel, attempts: 0, max_retries }
     }
 

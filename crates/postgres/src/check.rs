@@ -35,6 +35,7 @@ pub(crate) async fn check(connector: &Connector, streams: &[Arc<ConfiguredStream
     }
     findings.push(match connection.encrypted {
         true => Finding::ok("tls", "the connection is encrypted"),
+        false if connector.settings().is_local() => Finding::ok("tls", "not over a Unix socket"),
         false => Finding::warning(
             "tls",
             "the connection is not encrypted",

@@ -14,7 +14,6 @@ use crate::url;
 
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_MAX_CONNECTIONS: usize = 4;
-const DEFAULT_MAX_RETRIES: u32 = 5;
 const DEFAULT_LOCK_TIMEOUT: Period = Period::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Period = Period::from_secs(10);
 const DEFAULT_SILENCE_LIMIT: Period = Period::from_secs(600);
@@ -57,9 +56,10 @@ pub struct PostgresConfig {
     /// How many connections may read at once.
     #[serde(default = "default_max_connections")]
     pub max_connections: usize,
-    /// How often a failed step is tried again.
-    #[serde(default = "default_max_retries")]
-    pub max_retries: u32,
+    /// How often a step is tried again when the server does not answer. Without it 5 times, some eight seconds; but
+    /// what `--follow` reads is tried until it answers.
+    #[serde(default)]
+    pub max_retries: Option<u32>,
     /// What a `numeric` without precision becomes: `text` (exact), `double`, or `decimal(p,s)`.
     #[serde(default)]
     #[schemars(with = "String")]
@@ -284,9 +284,6 @@ impl JsonSchema for Period {
 fn default_max_connections() -> usize {
     DEFAULT_MAX_CONNECTIONS
 }
-fn default_max_retries() -> u32 {
-    DEFAULT_MAX_RETRIES
-}
 fn default_lock_timeout() -> Period {
     DEFAULT_LOCK_TIMEOUT
 }
@@ -365,7 +362,7 @@ pub(crate) struct Settings {
     pub(crate) tls: TlsSettings,
     pub(crate) schemas: Vec<String>,
     pub(crate) max_connections: usize,
-    pub(crate) max_retries: u32,
+    pub(crate) max_retries: Option<u32>,
     pub(crate) unconstrained_numeric: ColumnType,
     pub(crate) copy_format: CopyChoice,
     pub(crate) lock_timeout: Duration,
@@ -373,6 +370,13 @@ pub(crate) struct Settings {
     pub(crate) silence_limit: Duration,
     pub(crate) application_name: String,
     pub(crate) replication: Option<ReplicationConfig>,
+}
+
+impl Settings {
+    /// Whether the host is a directory, in which the server has a Unix socket.
+    pub(crate) fn is_local(&self) -> bool {
+        self.host.starts_with('/')
+    }
 }
 
 impl PostgresConfig {

@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::error::from_client;
 use crate::mapping::Types;
 use crate::resting::Resting;
-use crate::tls::TlsMode;
+use crate::tls::{TlsMode, verdict};
 use crate::wire::{Endpoint, Readers};
 
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -269,6 +269,8 @@ impl Connector {
 
     async fn open(&self, version: Option<u32>) -> Result<(Connection, u32)> {
         let mode = match self.settings.tls.mode {
+            // As libpq does: nothing on a Unix socket leaves the machine.
+            _ if self.settings.is_local() => ClientSslMode::Disable,
             TlsMode::Disable => ClientSslMode::Disable,
             TlsMode::Prefer => ClientSslMode::Prefer,
             TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => ClientSslMode::Require,
@@ -373,19 +375,7 @@ fn major(version: &str) -> Option<u32> {
 }
 
 fn is_tls(error: &Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<rustls::Error>().is_some() {
-            return true;
-        }
-        // An io error hides what it wraps from `source`.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if wrapped.is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some()) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    verdict(error).is_some()
 }
 
 #[cfg(test)]

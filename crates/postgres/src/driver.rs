@@ -142,7 +142,7 @@ impl DriverInterface for PostgresDriver {
         self.connector.settings().max_connections
     }
 
-    fn max_retries(&self) -> u32 {
+    fn max_retries(&self) -> Option<u32> {
         self.connector.settings().max_retries
     }
 

@@ -6,6 +6,8 @@
 
 use lakeward_core::{Error, ErrorKind};
 
+use crate::tls::refused_certificate;
+
 /// The place under which an error names its SQLSTATE.
 const SQLSTATE: &str = "SQLSTATE";
 
@@ -31,7 +33,13 @@ fn public_message(code: &str, message: &str) -> String {
 fn classify(code: &str) -> (ErrorKind, Option<&'static str>) {
     match code {
         // Going down, just starting, too busy; also a standby that cancels what stands in recovery's way.
-        "57P01" | "57P02" | "57P03" | "53300" | "40001" | "40P01" | "57014" => (ErrorKind::Connection, None),
+        "57P01" | "57P02" | "57P03" | "40001" | "40P01" | "57014" => (ErrorKind::Connection, None),
+        "53300" => (
+            ErrorKind::Connection,
+            Some(
+                "lower max_connections in the config, or raise it (or the role's CONNECTION LIMIT) at the server",
+            ),
+        ),
         "25P02" | "25P03" | "25P04" | "57P05" => (ErrorKind::Connection, None),
         "55P03" => {
             (ErrorKind::Connection, Some("another session holds a lock on the table; see lock_timeout"))
@@ -40,9 +48,10 @@ fn classify(code: &str) -> (ErrorKind, Option<&'static str>) {
         "55006" => (ErrorKind::Connection, Some("another session uses the slot; see pg_replication_slots")),
         "53200" | "53100" | "58030" => (ErrorKind::Connection, None),
         "3D000" => (ErrorKind::Config, Some("the database does not exist: check \"database\" in the config")),
-        "42501" => {
-            (ErrorKind::Source, Some("grant the role what it lacks: GRANT SELECT ON <table> TO <role>"))
-        }
+        "42501" => (
+            ErrorKind::Source,
+            Some("grant the role what it lacks: `lakeward check --streams streams.json` prints each GRANT"),
+        ),
         "42P01" | "42703" | "42704" | "3F000" => (
             ErrorKind::Schema,
             Some("the table or one of its columns changed: run `lakeward discover` again"),
@@ -67,6 +76,9 @@ fn classify(code: &str) -> (ErrorKind, Option<&'static str>) {
 pub(crate) fn from_client(error: tokio_postgres::Error) -> Error {
     if let Some(server) = error.as_db_error() {
         return from_sqlstate(server.code().code(), server.message());
+    }
+    if let Some(refused) = refused_certificate(&error) {
+        return refused.source(error);
     }
     let config = error.to_string().starts_with("invalid configuration");
     let kind = if config { ErrorKind::Config } else { ErrorKind::Connection };

@@ -49,6 +49,30 @@ impl std::fmt::Debug for TlsSettings {
     }
 }
 
+/// The verdict of the TLS library behind an error.
+pub(crate) fn verdict<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // An io error hides what it wraps from `source`.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = wrapped.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// What to say of a certificate that was refused, if it is that. One that is refused today is refused tomorrow.
+pub(crate) fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    matches!(verdict(error), Some(rustls::Error::InvalidCertificate(_))).then(|| {
+        Error::new(ErrorKind::Config, "the server's certificate cannot be trusted").hint(
+            "check ssl.server_ca and, for verify-full, that the certificate names the host that is configured",
+        )
+    })
+}
+
 impl TlsSettings {
     /// How to verify the server and who we are.
     ///

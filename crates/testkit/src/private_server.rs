@@ -18,7 +18,7 @@ use crate::server::{HOST, PASSWORD, PgServer, TestDatabase, USERNAME, Version};
 /// recover from [`Stop::Immediate`]: only the disk's own cache is not waited for.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
-unix_socket_directories = ''
+unix_socket_directories = '.'
 fsync = off
 wal_level = logical
 max_wal_senders = 20
@@ -98,7 +98,7 @@ impl PrivateServer {
         self.server.port()
     }
 
-    /// Its data directory.
+    /// Its data directory, in which its Unix socket is too.
     pub fn data_directory(&self) -> &Path {
         &self.data
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use lakeward_core::{ErrorKind, Finding, Result, Severity};
-use lakeward_engine::AbstractDriver;
+use lakeward_core::{Error, ErrorKind, Finding, Result, Severity};
+use lakeward_engine::{AbstractDriver, Resolved};
 
 use crate::args::{CheckArgs, OutputFormat};
 use crate::config;
@@ -26,23 +26,27 @@ pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
         further.extend(destination.check().await?);
     }
     if let Some(catalog) = &catalog {
-        match AbstractDriver::resolve(driver.as_ref(), destination.as_deref(), catalog).await {
-            Ok(streams) if streams.is_empty() => further.push(Finding::error(
-                STREAMS,
-                "no stream is selected",
-                "name streams under selected_streams; `lakeward discover` writes the file",
-            )),
-            // What they need, instead of what the config alone lets expect.
-            Ok(streams) => {
-                let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
-                findings = driver.check(&streams).await?;
+        match AbstractDriver::resolve_offered(driver.as_ref(), destination.as_deref(), catalog).await {
+            Ok(Resolved { streams, unfit }) => {
+                if streams.is_empty() && unfit.is_empty() {
+                    further.push(Finding::error(
+                        STREAMS,
+                        "no stream is selected",
+                        "name streams under selected_streams; `lakeward discover` writes the file",
+                    ));
+                }
+                // What they need, instead of what the config alone lets expect.
+                if !streams.is_empty() {
+                    let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
+                    findings = driver.check(&streams).await?;
+                }
+                further.extend(unfit.iter().map(|(_, error)| mistake(error)));
             }
-            // A source or a destination that is not fit is why, and has been named more clearly.
-            Err(_) if refused(&findings) || refused(&further) => {}
+            // A source that is not fit is why, and has been named more clearly.
+            Err(_) if refused(&findings) => {}
             // What the file asks for is not to be had: that is what a preflight is there to find.
             Err(error) if matches!(error.kind(), ErrorKind::Config | ErrorKind::Schema) => {
-                let remedy = error.remedy().unwrap_or("correct it in streams.json").to_owned();
-                further.push(Finding::error(STREAMS, error.to_string(), remedy));
+                further.push(mistake(&error));
             }
             Err(error) => return Err(error),
         }
@@ -53,6 +57,11 @@ pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
         OutputFormat::Text => print(&text(&findings, Surface::stdout()))?,
     }
     Ok(if refused(&findings) { ExitCode::SOURCE } else { ExitCode::DONE })
+}
+
+/// What streams.json asks for and cannot have.
+fn mistake(error: &Error) -> Finding {
+    Finding::error(STREAMS, error.to_string(), error.remedy().unwrap_or("correct it in streams.json"))
 }
 
 fn refused(findings: &[Finding]) -> bool {

@@ -1,5 +1,6 @@
 //! What a run did, at its end.
 
+use lakeward_core::ErrorKind;
 use lakeward_engine::Summary;
 use serde_json::json;
 
@@ -54,8 +55,13 @@ fn text(summary: &Summary, seconds: f64, surface: Surface) -> String {
         human_count(rows),
         seconds
     ));
-    if !summary.failures.is_empty() {
-        result.push_str(&format!("; {} not done", summary.failures.len()));
+    // Those that were stopped have done what they should: a log that is followed has no end.
+    let (stopped, failed): (Vec<_>, Vec<_>) =
+        summary.failures.iter().partition(|(_, error)| error.kind() == ErrorKind::Cancelled);
+    for (streams, what) in [(stopped, "stopped"), (failed, "not done")] {
+        if !streams.is_empty() {
+            result.push_str(&format!("; {} {what}", streams.len()));
+        }
     }
     result
 }
@@ -63,7 +69,7 @@ fn text(summary: &Summary, seconds: f64, surface: Surface) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lakeward_core::{StreamId, SyncMode};
+    use lakeward_core::{Error, StreamId, SyncMode};
     use lakeward_engine::StreamSummary;
 
     #[test]
@@ -81,9 +87,19 @@ mod tests {
             retries: 0,
             seconds: 2.0,
         };
-        let text = text(&Summary { streams: vec![stream], failures: vec![] }, 2.5, Surface::Plain);
+        let summary = Summary { streams: vec![stream], failures: vec![] };
+        let text = text(&summary, 2.5, Surface::Plain);
         assert!(text.contains("600,000"), "{text}");
         assert!(text.contains("7 values of column \"born\" replaced"), "{text}");
         assert!(text.ends_with("1 stream done, 1,200,000 rows, 2.5 s"), "{text}");
+    }
+
+    #[test]
+    fn what_was_stopped_has_not_failed() {
+        let error = Error::new(ErrorKind::Data, "a value does not fit");
+        let failures = [Error::cancelled(), error, Error::cancelled()];
+        let failures = failures.into_iter().map(|error| (StreamId::new("public", "t"), error)).collect();
+        let text = text(&Summary { streams: vec![], failures }, 2.5, Surface::Plain);
+        assert_eq!(text, "0 streams done, 0 rows, 2.5 s; 2 stopped; 1 not done");
     }
 }

@@ -175,12 +175,10 @@ impl LogRun {
     /// As many attempts as it takes.
     async fn attempts(&mut self) -> Result<()> {
         let context = self.context.clone();
-        let mut backoff = Backoff::new(
-            None,
-            context.events.as_ref(),
-            &context.options.cancel,
-            context.driver.max_retries(),
-        );
+        let Options { cancel, follow, .. } = &context.options;
+        // What goes on until it is stopped waits for a server that is away, however long, unless the config says else.
+        let retries = context.driver.max_retries().or(follow.then_some(u32::MAX));
+        let mut backoff = Backoff::new(None, context.events.as_ref(), cancel, retries);
         let mut changes = 0;
         loop {
             let before = self.progress();

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::Endpoint;
-use crate::tls::TlsMode;
+use crate::tls::{TlsMode, refused_certificate};
 
 /// A peer that does not acknowledge for this long is gone.
 const DEAD_PEER: Duration = Duration::from_secs(30);
@@ -310,16 +310,8 @@ fn handshake(socket: &mut Socket, endpoint: &Endpoint) -> Result<ClientConnectio
     Ok(tls)
 }
 
-/// A certificate that is refused today is refused tomorrow; everything else may pass.
 fn handshake_error(source: io::Error, endpoint: &Endpoint) -> Error {
-    let verdict = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    let refused = matches!(verdict, Some(rustls::Error::InvalidCertificate(_)));
-    let error = if refused {
-        Error::new(ErrorKind::Config, "the server's certificate cannot be trusted").hint(
-            "check the server CA and, for verify-full, that the certificate names the host that is configured",
-        )
-    } else {
-        Error::new(ErrorKind::Connection, "the TLS handshake failed")
-    };
+    let error = refused_certificate(&source)
+        .unwrap_or_else(|| Error::new(ErrorKind::Connection, "the TLS handshake failed"));
     error.at("host", &endpoint.host).source(source)
 }
