@@ -251,7 +251,8 @@ async fn told(version: Version) {
     let said = status(&["--output", "json"]).await.json().unwrap();
     let lag = &said["lag"];
     let committed = said["global"]["position"]["lsn"].as_str().unwrap().to_owned();
-    let sql = format!("SELECT pg_current_wal_lsn() - '{committed}'");
+    // Also what no server process has written out yet.
+    let sql = format!("SELECT pg_current_wal_insert_lsn() - '{committed}'");
     let behind: u64 = scene.value(&sql).await.parse().unwrap();
     let told = lag["behind_bytes"].as_u64().unwrap();
     assert!(told > 1_000_000 && told <= behind, "{told} of {behind}");
