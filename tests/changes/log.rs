@@ -186,12 +186,10 @@ async fn unowned(version: Version) {
     let scene = Followed::over(db, source, &["t", "u"]).await;
     let check = ["check", "--config", "source.json", "--streams", "streams.json", "--output", "json"];
     // Whoever only reads tables needs none of it, though the config is ready for more.
-    for mode in ["full_refresh", "cdc"] {
-        let code = if mode == "cdc" { 4 } else { 0 };
-        scene.project.select_only(&["t", "u"], json!({ "sync_mode": mode })).unwrap();
-        scene.project.run(&check).await.unwrap().assert_code(code);
-    }
+    scene.project.select_only(&["t", "u"], json!({ "sync_mode": "full_refresh" })).unwrap();
+    scene.project.run(&check).await.unwrap().assert_ok();
     scene.project.run(&check[..3]).await.unwrap().assert_code(4);
+    scene.project.select_only(&["t", "u"], json!({ "sync_mode": "cdc" })).unwrap();
     let found = scene.project.run(&check).await.unwrap();
     found.assert_code(4);
     let found = found.json().unwrap();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::tls::{TlsMode, TlsSettings};
-use crate::url;
+use crate::{url, wire};
 
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_MAX_CONNECTIONS: usize = 4;
@@ -375,7 +375,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Whether the host is a directory, in which the server has a Unix socket.
     pub(crate) fn is_local(&self) -> bool {
-        self.host.starts_with('/')
+        wire::is_socket_directory(&self.host)
     }
 }
 

@@ -279,7 +279,8 @@ impl Connector {
         // As libpq does: what merely prefers encryption does without where it fails, or where the server's
         // rules refuse it.
         let refused = |error: &Error| {
-            crate::error::sqlstate(error).is_some_and(|code| code.starts_with("28")) || is_tls(error)
+            crate::error::sqlstate(error).is_some_and(|code| code.starts_with("28"))
+                || verdict(error).is_some()
         };
         match first {
             Err(error) if mode == ClientSslMode::Prefer && refused(&error) => {
@@ -372,10 +373,6 @@ fn command_line(options: &[(&'static str, String)]) -> String {
 
 fn major(version: &str) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-fn is_tls(error: &Error) -> bool {
-    verdict(error).is_some()
 }
 
 #[cfg(test)]

@@ -183,7 +183,9 @@ pub(crate) fn lock<'a>(relations: impl Iterator<Item = &'a ReadRelation>, wait: 
 ///
 /// Guarantee: a row version visible under a later snapshot S2 was visible under this one, unless it is new. It is
 /// new iff its `xmin` is not below [`xmin`](Self::xmin): every transaction below that had ended when this
-/// snapshot was taken, and a row whose version is visible now had not been deleted before.
+/// snapshot was taken, and a row whose version is visible now had not been deleted before. The transactions that
+/// were open at and above it could not tell more: a snapshot does not name their subtransactions, whose numbers
+/// rows carry too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     /// All transactions below had ended.

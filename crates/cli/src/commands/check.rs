@@ -20,38 +20,40 @@ pub(crate) async fn run(args: &CheckArgs) -> Result<ExitCode> {
     let destination = args.destination.as_deref().map(config::destination).transpose()?;
     let catalog = args.streams.as_deref().map(config::load_catalog).transpose()?;
 
-    let mut findings = driver.check(&[]).await?;
-    let mut further = Vec::new();
-    if let Some(destination) = &destination {
-        further.extend(destination.check().await?);
-    }
-    if let Some(catalog) = &catalog {
-        match AbstractDriver::resolve_offered(driver.as_ref(), destination.as_deref(), catalog).await {
-            Ok(Resolved { streams, unfit }) => {
-                if streams.is_empty() && unfit.is_empty() {
-                    further.push(Finding::error(
-                        STREAMS,
-                        "no stream is selected",
-                        "name streams under selected_streams; `lakeward discover` writes the file",
-                    ));
-                }
-                // What they need, instead of what the config alone lets expect.
-                if !streams.is_empty() {
-                    let streams: Vec<Arc<_>> = streams.into_iter().map(|(stream, _)| stream).collect();
-                    findings = driver.check(&streams).await?;
-                }
-                further.extend(unfit.iter().map(|(_, error)| mistake(error)));
-            }
-            // A source that is not fit is why, and has been named more clearly.
-            Err(_) if refused(&findings) => {}
-            // What the file asks for is not to be had: that is what a preflight is there to find.
-            Err(error) if matches!(error.kind(), ErrorKind::Config | ErrorKind::Schema) => {
-                further.push(mistake(&error));
-            }
-            Err(error) => return Err(error),
+    let resolved = match &catalog {
+        Some(catalog) => {
+            Some(AbstractDriver::resolve_offered(driver.as_ref(), destination.as_deref(), catalog).await)
         }
+        None => None,
+    };
+    // What these need, or where there are none, what the config alone lets expect.
+    let streams: Vec<_> = match &resolved {
+        Some(Ok(Resolved { streams, .. })) => streams.iter().map(|(stream, _)| Arc::clone(stream)).collect(),
+        Some(Err(_)) | None => Vec::new(),
+    };
+    let mut findings = driver.check(&streams).await?;
+    let is_fit = !refused(&findings);
+    if let Some(destination) = &destination {
+        findings.extend(destination.check().await?);
     }
-    findings.extend(further);
+    match resolved {
+        None => {}
+        Some(Ok(Resolved { streams, unfit })) if streams.is_empty() && unfit.is_empty() => {
+            findings.push(Finding::error(
+                STREAMS,
+                "no stream is selected",
+                "name streams under selected_streams; `lakeward discover` writes the file",
+            ));
+        }
+        Some(Ok(Resolved { unfit, .. })) => findings.extend(unfit.iter().map(|(_, error)| mistake(error))),
+        // A source that is not fit is why, and has been named more clearly.
+        Some(Err(_)) if !is_fit => {}
+        // What the file asks for is not to be had: that is what a preflight is there to find.
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Config | ErrorKind::Schema) => {
+            findings.push(mistake(&error));
+        }
+        Some(Err(error)) => return Err(error),
+    }
     match args.output {
         OutputFormat::Json => print_json(&findings)?,
         OutputFormat::Text => print(&text(&findings, Surface::stdout()))?,

@@ -35,6 +35,11 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing may arrive while a query runs. A query that waits for a lock is silent too.
 pub const DEFAULT_READ_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Whether a host is a directory, in which the server has a Unix socket.
+pub(crate) fn is_socket_directory(host: &str) -> bool {
+    host.starts_with('/')
+}
+
 /// Where to connect, as whom, and how.
 #[derive(Debug, Clone)]
 pub struct Endpoint {

@@ -41,7 +41,7 @@ impl Socket {
     /// Connects to the first address of the endpoint that answers.
     pub(super) fn connect(endpoint: &Endpoint) -> Result<(Self, Peer)> {
         let failed = || format!("cannot connect to {}:{}", endpoint.host, endpoint.port);
-        if endpoint.host.starts_with('/') {
+        if super::is_socket_directory(&endpoint.host) {
             let path = PathBuf::from(&endpoint.host).join(format!(".s.PGSQL.{}", endpoint.port));
             let peer = Peer::Unix(path);
             let socket = Self::connect_to(&peer, endpoint).or_fail(ErrorKind::Connection, failed)?;
