@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::followed::Followed;
 
 on_both!(a_value_that_a_stream_refuses_stops_that_stream_alone, super::refused_value);
+on_both!(what_is_committed_beside_a_snapshot_comes_once, super::beside_a_snapshot);
 on_both!(a_table_that_is_dropped_stops_its_stream_alone, super::dropped);
 on_both!(what_no_longer_fits_its_table_stops_alone, super::unfit);
 on_both!(a_file_that_is_missing_stops_its_stream_alone, super::missing_file);
@@ -53,6 +54,31 @@ async fn refused_value(version: Version) {
     assert!(output.events_of("stream_planned").is_empty(), "nothing is read again: {}", output.stderr);
     scene.assert_same("strict").await;
     scene.assert_same("other").await;
+    scene.assert_nothing_forgotten_early().await;
+}
+
+/// While the log is kept for a stream that is not read, a new one is backfilled, and then the log is read again from there.
+async fn beside_a_snapshot(version: Version) {
+    let sql = "CREATE TABLE strict (id int PRIMARY KEY, at timestamp); CREATE TABLE other (id int PRIMARY KEY, n int);
+        INSERT INTO other SELECT g, 0 FROM generate_series(1, 50) g;
+        CREATE TABLE late (id int PRIMARY KEY, note text); INSERT INTO late SELECT g, repeat('x', 50) FROM generate_series(1, 400000) g";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["other"]).await;
+    scene.project.select("strict", json!({ "sync_mode": "cdc", "on_bad_value": "fail" })).unwrap();
+    scene.sync().await;
+    scene
+        .sql(
+            "INSERT INTO strict VALUES (1, 'infinity'); UPDATE other SET n = 1 WHERE id < 20; DELETE FROM other WHERE id > 45",
+        )
+        .await;
+    scene.project.select("late", json!({ "sync_mode": "cdc" })).unwrap();
+    // Long before the backfill ends.
+    let output = scene.run(&["--checkpoint-interval", "100ms", "--chunk-size", "1MiB"]).await;
+    output.assert_code(5);
+    let failed = output.events_of("stream_failed");
+    assert_eq!((failed.len(), &failed[0]["stream"]), (1, &json!("public.strict")), "{failed:?}");
+    for table in ["other", "late"] {
+        scene.assert_same(table).await;
+    }
     scene.assert_nothing_forgotten_early().await;
 }
 

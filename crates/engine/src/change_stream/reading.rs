@@ -57,7 +57,7 @@ impl Reading<'_> {
             streams: self
                 .runs
                 .values()
-                .filter_map(|run| Some((run.stream.clone(), phases.get(&run.stream.id)?.clone())))
+                .filter_map(|run| Some((run.stream.clone(), as_committed(run, phases.get(&run.stream.id)?))))
                 .collect(),
             from: from.clone(),
             until,
@@ -131,6 +131,17 @@ impl Reading<'_> {
         units.abort().await;
         self.phases.ended();
         committed.and(outcome)
+    }
+}
+
+/// A stream's phase, as it stands by what is committed of it. An attempt may read twice, and where the position that all
+/// share is held, both begin there.
+fn as_committed(run: &StreamRun, phase: &StreamPhase) -> StreamPhase {
+    match (phase, run.head().progress.position) {
+        (StreamPhase::Open { generation, .. }, Some(position)) => {
+            StreamPhase::Open { position, generation: *generation }
+        }
+        _ => phase.clone(),
     }
 }
 
