@@ -159,8 +159,8 @@ async fn disturb(
     output.signal.is_some()
 }
 
-/// A run to the end of the log, which ends with this code, by way of what it says itself where the server cannot decode its own log any more:
-/// PostgreSQL 15 comes to that, seldom, with tables that are truncated while transactions stay open.
+/// A run to the end of the log, which ends with this code, by way of what it says itself where the server cannot decode
+/// its own log any more: PostgreSQL 15 comes to that, seldom, with tables that are truncated while transactions stay open.
 async fn catch_up(scene: &Followed, proxy: &Proxy, code: i32) {
     let output = scene.run(&[]).await;
     if !is_undecodable(&output) {
