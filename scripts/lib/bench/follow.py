@@ -92,7 +92,7 @@ class Watched:
         self.arrived, self.waits, self.samples = [], collections.Counter(), []
         # Beside the watching, which would else see late what comes meanwhile.
         self.reader, self.reading = concurrent.futures.ThreadPoolExecutor(1), None
-        self.most_files = self.most_allowed = self.gone = 0
+        self.most_files = self.most_allowed = self.most_resident = self.gone = 0
         self.started = self.sample_at = time.monotonic()
 
     def until(self, end):
@@ -106,6 +106,8 @@ class Watched:
             if now >= read_at:
                 self.read()
                 read_at = now + READ_EVERY
+            # Looked at now and then alone, what a merge takes for a second would be seen or not by chance.
+            self.most_resident = max(self.most_resident, resident(self.pid))
             if now >= self.sample_at:
                 self.sample(now, paths)
             time.sleep(0.02)
@@ -124,7 +126,8 @@ class Watched:
         allowed = FILES + sum(size(path) for path in paths) // FILE_BYTES
         self.most_files = max(self.most_files, len(paths))
         self.most_allowed = max(self.most_allowed, allowed)
-        self.samples.append([round(now - self.started), round(resident(self.pid) / MIB, 1), len(paths)])
+        self.samples.append([round(now - self.started), round(self.most_resident / MIB, 1), len(paths)])
+        self.most_resident = 0
         self.sample_at = now + self.sample_every
 
     def await_all(self, changes):

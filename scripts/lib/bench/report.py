@@ -259,7 +259,8 @@ def follow(results, draw):
         f" {results['peak_rss_mib']:.0f} MiB. Afterwards the latest view held exactly the source's rows.\n"
     )
     samples = results["samples"]
-    yield draw.line(f"{name}-memory", "Resident memory: MiB over seconds", [(at, rss) for at, rss, _ in samples])
+    title = "Resident memory, the most between two points: MiB over seconds"
+    yield draw.line(f"{name}-memory", title, [(at, rss) for at, rss, _ in samples])
     yield draw.line(f"{name}-files", "Files over seconds", [(at, files) for at, _, files in samples])
     yield targets(results["targets"])
     yield conditions(results, [results["command"]])

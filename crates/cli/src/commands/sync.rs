@@ -1,6 +1,6 @@
 //! `lakeward sync`: the replication itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lakeward_core::{ErrorKind, Result};
 use lakeward_engine::{AbstractDriver, StreamPlan, Summary};
@@ -17,6 +17,8 @@ use crate::signals::{abandon_on_signal, stop_on_signal};
 
 /// More failures than this are counted, not told one by one.
 const MOST_FAILURES: usize = 20;
+/// How often a run that follows gives memory back to the system.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 
 /// Replicates, or says what would be done.
 pub(crate) async fn run(args: &SyncArgs, console: &Console) -> Result<ExitCode> {
@@ -40,12 +42,25 @@ pub(crate) async fn run(args: &SyncArgs, console: &Console) -> Result<ExitCode> 
     let sink = progress::sink(console);
     let engine = AbstractDriver::new(driver, destination, store, options, sink.clone());
     let start = Instant::now();
+    let giving_back = args.follow.then(|| tokio::spawn(give_memory_back()));
     let outcome = stop_on_signal(console, cancel.clone(), engine.read(&catalog)).await;
+    if let Some(task) = giving_back {
+        task.abort();
+    }
     // The bars go before anything is said about how it ended.
     drop((engine, sink));
     let summary = outcome?;
     progress::report(console, &summary, start.elapsed().as_secs_f64());
     Ok(end(&summary, cancel.is_cancelled(), console))
+}
+
+/// A run without end must not keep what a backfill, a large transaction or a merge once took.
+async fn give_memory_back() {
+    let mut every = tokio::time::interval(GIVE_BACK_EVERY);
+    loop {
+        every.tick().await;
+        lakeward_allocator::give_back();
+    }
 }
 
 /// Tells why streams were not done, and decides the exit code.
