@@ -197,6 +197,17 @@ async fn dropped(version: Version) {
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!(failed[0]["stream"], "public.gone");
     scene.assert_same("stays").await;
+    let plan = scene.run(&["--dry-run", "--output", "json"]).await;
+    plan.assert_ok();
+    let plan = plan.json().unwrap();
+    for (stream, action) in [
+        ("gone", "nothing, it would fail: Config: the source has no such stream"),
+        ("stays", "changes since"),
+    ] {
+        let stream = format!("public.{stream}");
+        let planned = plan.as_array().unwrap().iter().find(|each| each["stream"] == stream.as_str()).unwrap();
+        assert!(planned["action"].as_str().unwrap().starts_with(action), "{planned}");
+    }
     scene.assert_nothing_forgotten_early().await;
     scene.project.run(&["verify", "public.stays", "--wait", "5s"]).await.unwrap().assert_ok();
     // A name that was never a table's is a mistake: nothing is begun.

@@ -277,4 +277,12 @@ async fn refused(version: Version) {
         scene.sync().await;
         verify(&scene, &["public.b"]).await.assert_code(code);
     }
+    // Where nobody named it, it is no failure.
+    scene.project.select("b", json!({ "sync_mode": "cdc" })).unwrap();
+    scene.sync().await;
+    let all = verify(&scene, &[]).await;
+    all.assert_ok();
+    let result = all.json().unwrap();
+    assert_eq!(result["passed_over"][0]["stream"], "public.b", "{result}");
+    assert_eq!(result["streams"][0]["stream"], "public.a", "{result}");
 }

@@ -338,7 +338,7 @@ async fn a_cleared_stream_begins_again(version: Version) {
     )
     .await;
     let choices = json!({ "sync_mode": "incremental", "cursor_field": "id" });
-    pipeline.project.select_only(&["a", "b"], choices).unwrap();
+    pipeline.project.select_only(&["a", "b"], choices.clone()).unwrap();
     pipeline.sync().await;
     let output = pipeline.project.run(&["clear", "public.a"]).await.unwrap();
     output.assert_code(2);
@@ -357,8 +357,14 @@ async fn a_cleared_stream_begins_again(version: Version) {
     pipeline.assert_same("a", &Options::incremental()).await;
     pipeline.assert_same("b", &Options::incremental()).await;
     assert_eq!((pipeline.rows("a").await, pipeline.rows("b").await), (10, 51));
-    pipeline.project.run(&["clear", "--all", "--yes"]).await.unwrap().assert_ok();
+    // What is selected no longer stays, and that is said.
+    pipeline.project.select_only(&["b"], choices.clone()).unwrap();
+    let output = pipeline.project.run(&["clear", "--all", "--yes"]).await.unwrap();
+    output.assert_ok();
+    assert!(output.stderr.contains("left as they are: public.a;"), "{}", output.stderr);
     assert!(pipeline.project.visible_files("b").is_empty());
+    pipeline.assert_same("a", &Options::incremental()).await;
+    pipeline.project.select_only(&["a", "b"], choices).unwrap();
     pipeline.sync().await;
     pipeline.assert_same("a", &Options::incremental()).await;
 }

@@ -15,6 +15,8 @@ use crate::messages::Console;
 
 /// How long a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long work that has nothing to finish may take to end.
+const ABANDON_LIMIT: Duration = Duration::from_secs(1);
 
 struct Signals {
     interrupt: Signal,
@@ -39,11 +41,22 @@ impl Signals {
 /// Runs work that has nothing to finish: a signal drops it.
 pub(crate) async fn abandon_on_signal<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut signals = Signals::listen()?;
-    tokio::select! {
+    let asked = CancellationToken::new();
+    let ask = asked.clone();
+    // Apart from the work, which may be blocked: a config can be a pipe that nobody writes to.
+    let watcher = tokio::spawn(async move {
+        signals.next().await;
+        ask.cancel();
+        tokio::time::sleep(ABANDON_LIMIT).await;
+        std::process::exit(i32::from(ExitCode::INTERRUPTED.code()));
+    });
+    let result = tokio::select! {
         biased;
         result = work => result,
-        () = signals.next() => Err(Error::cancelled()),
-    }
+        () = asked.cancelled() => Err(Error::cancelled()),
+    };
+    watcher.abort();
+    result
 }
 
 /// Runs work that clears up after itself when `cancel` asks it to end, however long that takes.

@@ -4,8 +4,10 @@
 
 mod bench;
 
+use std::fs::OpenOptions;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const CANARY: &str = "canary-5e1f90c2";
 
@@ -160,6 +162,37 @@ fn a_source_that_cannot_be_reached_exits_with_3() {
     for arguments in [&["check"][..], &["discover"], &["sync", "--dry-run"]] {
         let run = lakeward(directory.path(), arguments);
         assert_eq!((run.code, run.stdout.as_str()), (3, ""), "{arguments:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_command_that_waits_for_its_config_can_be_ended() {
+    let directory = pipeline();
+    let config = directory.path().join("source.pipe");
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    for command in ["check", "discover", "verify"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lakeward"))
+            .current_dir(directory.path())
+            .args([command, "--config", "source.pipe"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It opens once somebody reads, who then waits for what is never written.
+        let writer = OpenOptions::new().write(true).open(&config).unwrap();
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() > deadline => {
+                    child.kill().unwrap();
+                    break child.wait().unwrap();
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        assert_eq!(status.code(), Some(130), "{command}: {status}");
+        drop(writer);
     }
 }
 

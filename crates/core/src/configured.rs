@@ -290,7 +290,7 @@ impl ConfiguredStream {
         let Some(sync_mode) = sync_mode.filter(offered) else {
             let offered: Vec<_> = stream.sync_modes.iter().map(|mode| mode.as_str()).collect();
             return fail(
-                "the stream does not offer its sync_mode".to_owned(),
+                format!("the stream does not offer sync_mode {}", sync_mode.map_or("", SyncMode::as_str)),
                 format!("it offers {}", offered.join(", ")),
             );
         };

@@ -30,5 +30,5 @@ pub use events::{Event, EventSink, StreamSummary, Summary};
 pub use options::Options;
 pub use plan::StreamPlan;
 pub use rebuild::Rebuilt;
-pub use verify::{Difference, KeyDifference, StreamVerification, VerifyOptions};
+pub use verify::{Difference, KeyDifference, StreamVerification, Verified, VerifyOptions};
 pub use writer_pool::WriterPool;

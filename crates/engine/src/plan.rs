@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lakeward_core::{
-    Catalog, ConfiguredStream, Destination, DriverInterface, Error, Fingerprint, Result, Standing,
-    StreamHead, StreamId, SyncMode,
+    Catalog, ConfiguredStream, Destination, DriverInterface, Error, Fingerprint, Result, Retry, Standing,
+    StreamHead, StreamId, SyncMode, retry_policy,
 };
 use lakeward_state::StateStore;
 use serde::Serialize;
 
-use crate::abstract_driver::AbstractDriver;
+use crate::abstract_driver::{AbstractDriver, Resolved};
 use crate::evolution::{Evolution, as_known, evolution, renamed_in_files, successor};
 use crate::pipeline;
 
@@ -37,7 +37,8 @@ impl AbstractDriver {
     /// under a snapshot that is given up again.
     ///
     /// # Errors
-    /// `State`, as of a run, where the state does not go with source and destination.
+    /// As of a run: `State` where the state does not go with source and destination, `Config` where a stream that was
+    /// never replicated cannot be. What would fail for one stream alone stands in its plan.
     pub async fn plan(
         driver: &dyn DriverInterface,
         destination: &dyn Destination,
@@ -45,33 +46,43 @@ impl AbstractDriver {
         chunk_bytes: u64,
         catalog: &Catalog,
     ) -> Result<Vec<StreamPlan>> {
-        let streams = Self::resolve(driver, Some(destination), catalog).await?;
+        let Resolved { streams, unfit } = Self::resolve_offered(driver, Some(destination), catalog).await?;
         let heads: BTreeMap<StreamId, StreamHead> = destination.heads().await?.into_iter().collect();
         // An identity is made where there is none.
         let identity = if heads.is_empty() { None } else { Some(destination.identity().await?) };
         let targets: Vec<StreamId> = streams.iter().map(|(stream, _)| stream.target.clone()).collect();
         let (state, source) = (StateStore::read(path)?, driver.identity().await?);
         pipeline::fit(state.as_ref(), path, &source, identity.as_ref(), destination, &targets).await?;
-        let mut plans = Vec::with_capacity(streams.len());
+        let mut plans = Vec::with_capacity(streams.len() + unfit.len());
+        let known = |id: &StreamId| state.as_ref().and_then(|state| state.streams.get(id));
+        for (id, error) in unfit {
+            // As in a run.
+            let Some(known) = known(&id).filter(|_| !streams.is_empty()) else { return Err(error) };
+            plans.push(StreamPlan {
+                stream: id.to_string(),
+                mode: known.sync_mode,
+                action: would_fail(&error),
+                chunks: 0,
+                estimated_rows: None,
+                estimated_bytes: None,
+            });
+        }
         for (stream, offered) in streams {
             let head = heads.get(&stream.target);
-            let known = state
-                .as_ref()
-                .and_then(|state| state.streams.get(&stream.id))
-                .map_or(0, |known| known.commit);
+            let committed = known(&stream.id).map_or(0, |known| known.commit);
             let (action, reads_chunks) =
-                match pipeline::refuse_missing_commits(known, &stream.id, &stream.target, &heads) {
+                match pipeline::refuse_missing_commits(committed, &stream.id, &stream.target, &heads) {
                     Ok(()) => describe(head, &stream),
                     Err(error) => (would_fail(&error), false),
                 };
-            let chunks = if reads_chunks {
-                let session = driver.begin_backfill(&stream.merely_read()).await?;
-                let earlier = head.and_then(|head| head.open.as_ref()).map(|open| open.plan.as_slice());
-                let split = driver.get_or_split_chunks(&stream, &session, earlier, chunk_bytes).await;
-                driver.end_backfill(session).await;
-                split?.len()
-            } else {
-                0
+            let (action, chunks) = match reads_chunks {
+                false => (action, 0),
+                true => match count_chunks(driver, &stream, head, chunk_bytes).await {
+                    Ok(chunks) => (action, chunks),
+                    // The others have plans all the same.
+                    Err(error) if retry_policy(error.kind()) == Retry::Never => (would_fail(&error), 0),
+                    Err(error) => return Err(error),
+                },
             };
             plans.push(StreamPlan {
                 stream: stream.id.to_string(),
@@ -84,6 +95,20 @@ impl AbstractDriver {
         }
         Ok(plans)
     }
+}
+
+/// How many chunks a stream's rows would be read in, or are being read in.
+async fn count_chunks(
+    driver: &dyn DriverInterface,
+    stream: &ConfiguredStream,
+    head: Option<&StreamHead>,
+    chunk_bytes: u64,
+) -> Result<usize> {
+    let session = driver.begin_backfill(&stream.merely_read()).await?;
+    let earlier = head.and_then(|head| head.open.as_ref()).map(|open| open.plan.as_slice());
+    let split = driver.get_or_split_chunks(stream, &session, earlier, chunk_bytes).await;
+    driver.end_backfill(session).await;
+    Ok(split?.len())
 }
 
 /// What would happen, and whether all rows would be read.

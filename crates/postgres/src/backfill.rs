@@ -15,7 +15,7 @@ use crate::catalog::{self, RelationKind};
 use crate::connect::{Connection, Connector};
 use crate::copy;
 use crate::decode::RowDecoder;
-use crate::error::sqlstate;
+use crate::error::{UNFILLED, sqlstate};
 use crate::replication::{self, LogPosition, Names, Place, Snapshot as LogSnapshot, publication};
 use crate::schema::{Described, describe};
 use crate::session::{Detail, Holders, ReadColumn, ReadRelation, Snapshot, Wait, lock};
@@ -255,8 +255,10 @@ async fn relations(connection: &Connection, version: u32, id: &StreamId) -> Resu
 
 /// Says who stands in the way of a lock.
 async fn explain_lock(connection: &Connection, relations: &[Found], error: Error) -> Error {
-    if sqlstate(&error) != Some("55P03") {
-        return error;
+    match sqlstate(&error) {
+        Some("55P03") => {}
+        Some("55000") => return error.hint(UNFILLED),
+        _ => return error,
     }
     let oids: Vec<u32> = relations.iter().map(|found| found.relation.oid).collect();
     let sql = "SELECT DISTINCT l.pid, c.relname FROM pg_catalog.pg_locks l \
@@ -286,11 +288,6 @@ fn check_readable(described: &Described) -> Result<()> {
         return Err(Error::new(ErrorKind::Source, "row-level security would hide rows from this role")
             .at("stream", &relation.id)
             .hint("ALTER ROLE <role> BYPASSRLS, or let the table's owner read it"));
-    }
-    if !relation.populated {
-        return Err(Error::new(ErrorKind::Source, "the materialized view has never been filled")
-            .at("stream", &relation.id)
-            .hint("REFRESH MATERIALIZED VIEW it first"));
     }
     Ok(())
 }

@@ -11,6 +11,9 @@ use crate::tls::refused_certificate;
 /// The place under which an error names its SQLSTATE.
 const SQLSTATE: &str = "SQLSTATE";
 
+/// The remedy of 55000 where a relation is locked or read, also by way of a view.
+pub(crate) const UNFILLED: &str = "if it names a materialized view: REFRESH MATERIALIZED VIEW fills it";
+
 /// A server's error as ours. `message` is the primary message; messages that quote values are replaced.
 pub(crate) fn from_sqlstate(code: &str, message: &str) -> Error {
     let (kind, hint) = classify(code);
@@ -122,6 +125,7 @@ pub(crate) fn sqlstate(error: &Error) -> Option<&str> {
 /// [`join`](crate::session::join)).
 pub(crate) fn in_session(error: Error, holder_lost: bool) -> Error {
     let gone = matches!(sqlstate(&error), Some("22023" | "42704" | "55000" | "22012" | "55P03"));
+    let error = if sqlstate(&error) == Some("55000") { error.hint(UNFILLED) } else { error };
     if gone || (holder_lost && error.kind() == ErrorKind::Connection) {
         error.with_kind(ErrorKind::SessionLost)
     } else {

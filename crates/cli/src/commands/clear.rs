@@ -13,7 +13,7 @@ use crate::failure::ExitCode;
 use crate::messages::Console;
 use crate::output::harmless;
 use crate::progress;
-use crate::quantity::counted;
+use crate::quantity::{counted, listed};
 
 /// More names than this are counted, not listed.
 const MOST_NAMES: usize = 20;
@@ -34,6 +34,7 @@ pub(crate) async fn run(args: &ClearArgs, console: &Console) -> Result<ExitCode>
         console.say("nothing was cleared");
         return Ok(ExitCode::DONE);
     }
+    let unselected = if args.all { known_besides(&store, &streams)? } else { Vec::new() };
     let sink = progress::sink(console);
     let engine = AbstractDriver::new(driver, destination, store, Default::default(), sink.clone());
     let cleared = match args.log {
@@ -50,7 +51,20 @@ pub(crate) async fn run(args: &ClearArgs, console: &Console) -> Result<ExitCode>
         (true, None) => "nothing was made at the source for this pipeline".to_owned(),
         (false, _) => format!("{} cleared", counted(streams.len(), "stream")),
     });
+    if !unselected.is_empty() {
+        console.say(&harmless(&format!(
+            "not selected, and so left as they are: {}; `lakeward clear` takes their names too",
+            listed(&unselected)
+        )));
+    }
     Ok(ExitCode::DONE)
+}
+
+/// Names of streams that were replicated and are not among these.
+fn known_besides(store: &StateStore, streams: &[Names]) -> Result<Vec<String>> {
+    let known = store.load()?.map(|state| state.streams).unwrap_or_default();
+    let besides = known.keys().filter(|id| streams.iter().all(|(cleared, _)| cleared != *id));
+    Ok(besides.map(ToString::to_string).collect())
 }
 
 fn question(streams: &[Names], destination: &str) -> String {

@@ -1,7 +1,9 @@
 //! `lakeward verify`: whether the files hold what the source does.
 
 use lakeward_core::{Error, ErrorKind, Result, StreamId};
-use lakeward_engine::{AbstractDriver, Difference, KeyDifference, StreamVerification, VerifyOptions};
+use lakeward_engine::{
+    AbstractDriver, Difference, KeyDifference, StreamVerification, Verified, VerifyOptions,
+};
 use serde_json::{Value, json};
 
 use crate::args::{OutputFormat, VerifyArgs};
@@ -16,13 +18,17 @@ use crate::quantity::human_count;
 const HEADERS: [&str; 7] =
     ["stream", "#source rows", "#in files", "#missing", "#extra", "#different", "verdict"];
 
-type Results = Vec<(StreamId, Result<StreamVerification>)>;
+/// Why a stream with `insert_only` is not compared.
+const INSERTS_ALONE: &str = "only its inserts are followed: its files are not what the table is now";
 
 /// Compares, and says what differs.
 pub(crate) async fn run(args: &VerifyArgs, console: &Console) -> Result<ExitCode> {
     let catalog = config::load_catalog(&args.streams.streams)?;
-    let names: Vec<StreamId> =
-        selected::choose(&catalog, &args.names)?.into_iter().map(|(source, _)| source).collect();
+    let chosen = selected::choose(&catalog, &args.names)?;
+    let names: Vec<StreamId> = match args.names.is_empty() {
+        true => Vec::new(),
+        false => chosen.into_iter().map(|(source, _)| source).collect(),
+    };
     let driver = config::source(&args.source.config)?;
     let destination = config::destination(&args.destination.destination)?;
     let options = VerifyOptions { limits: args.limits.options(), wait: args.wait, most_keys: args.keys };
@@ -31,16 +37,17 @@ pub(crate) async fn run(args: &VerifyArgs, console: &Console) -> Result<ExitCode
     let verifying =
         AbstractDriver::verify(driver, destination, &state, &catalog, &names, &options, sink.clone()).await;
     drop(sink);
-    let results = verifying?;
+    let verified = verifying?;
     match args.output {
-        OutputFormat::Json => print_json(&value(&results))?,
-        OutputFormat::Text => print(&text(&results, Surface::stdout()))?,
+        OutputFormat::Json => print_json(&value(&verified))?,
+        OutputFormat::Text => print(&text(&verified, Surface::stdout()))?,
     }
-    Ok(end(&results, console))
+    Ok(end(&verified, console))
 }
 
 /// Tells why streams could not be compared, and decides the exit code: that rows differ has its own.
-fn end(results: &Results, console: &Console) -> ExitCode {
+fn end(verified: &Verified, console: &Console) -> ExitCode {
+    let results = &verified.streams;
     let failures = || results.iter().filter_map(|(stream, result)| Some((stream, result.as_ref().err()?)));
     for (stream, error) in failures() {
         console.fail_stream(stream, error);
@@ -54,16 +61,20 @@ fn end(results: &Results, console: &Console) -> ExitCode {
     }
 }
 
-fn value(results: &Results) -> Value {
-    let verified: Vec<_> = results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
-    let failed = results.iter().filter_map(|(stream, result)| Some((stream, result.as_ref().err()?)));
+fn value(Verified { streams, passed_over }: &Verified) -> Value {
+    let compared: Vec<_> = streams.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+    let failed = streams.iter().filter_map(|(stream, result)| Some((stream, result.as_ref().err()?)));
     let not_compared: Vec<Value> = failed
         .map(|(stream, error)| json!({ "stream": stream.to_string(), "error": error.message() }))
         .collect();
-    json!({ "streams": verified, "not_compared": not_compared })
+    let passed_over: Vec<Value> = passed_over
+        .iter()
+        .map(|stream| json!({ "stream": stream.to_string(), "reason": INSERTS_ALONE }))
+        .collect();
+    json!({ "streams": compared, "not_compared": not_compared, "passed_over": passed_over })
 }
 
-fn text(results: &Results, surface: Surface) -> String {
+fn text(Verified { streams: results, passed_over }: &Verified, surface: Surface) -> String {
     let rows = results.iter().map(|(stream, result)| {
         let Ok(found) = result else {
             let mut row = vec![harmless(&stream.to_string())];
@@ -81,7 +92,10 @@ fn text(results: &Results, surface: Surface) -> String {
             verdict(found),
         ]
     });
-    let mut result = table(surface, &HEADERS, rows);
+    let mut result = if results.is_empty() { String::new() } else { table(surface, &HEADERS, rows) };
+    for stream in passed_over {
+        result.push_str(&format!("{} was passed over: {INSERTS_ALONE}\n", harmless(&stream.to_string())));
+    }
     let verified = results.iter().filter_map(|(_, result)| result.as_ref().ok());
     for found in verified.filter(|found| !found.keys.is_empty()) {
         result.push_str(&format!("\n{}\n", harmless(&found.stream.to_string())));
@@ -151,8 +165,11 @@ mod tests {
         };
         let failed = StreamId::new("public", "returns");
         let error = Error::new(ErrorKind::Source, "changes wait").at("stream", &failed);
-        let results = vec![(found.stream.clone(), Ok(found)), (failed, Err(error))];
-        let text = text(&results, Surface::Plain);
+        let verified = Verified {
+            streams: vec![(found.stream.clone(), Ok(found)), (failed, Err(error))],
+            passed_over: vec![StreamId::new("public", "events")],
+        };
+        let text = text(&verified, Surface::Plain);
         for expected in [
             "1,000",
             "differs, 7 pending",
@@ -161,9 +178,12 @@ mod tests {
             "… of 3 rows",
             "public.returns",
             "not compared",
+            "public.events was passed over",
         ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
-        assert_eq!(value(&results)["not_compared"][0]["stream"], "public.returns");
+        let value = value(&verified);
+        assert_eq!(value["not_compared"][0]["stream"], "public.returns");
+        assert_eq!(value["passed_over"][0]["stream"], "public.events");
     }
 }

@@ -123,9 +123,18 @@ pub enum Difference {
     Repeated,
 }
 
+/// What a comparison of streams found.
+#[derive(Debug)]
+pub struct Verified {
+    /// Those that were compared, or could not be.
+    pub streams: Vec<(StreamId, Result<StreamVerification>)>,
+    /// Those that nobody named and of which only inserts are followed: what their files hold is not what the table is.
+    pub passed_over: Vec<StreamId>,
+}
+
 impl AbstractDriver {
-    /// Compares selected streams (all where `names` is empty) with their files, one after the other. Neither the
-    /// state nor the destination is taken over, so a sync may be running.
+    /// Compares selected streams (all that can be where `names` is empty) with their files, one after the other.
+    /// Neither the state nor the destination is taken over, so a sync may be running.
     ///
     /// # Errors
     /// What concerns all streams; failures of single ones stand beside them.
@@ -137,13 +146,17 @@ impl AbstractDriver {
         names: &[StreamId],
         options: &VerifyOptions,
         events: Arc<dyn EventSink>,
-    ) -> Result<Vec<(StreamId, Result<StreamVerification>)>> {
+    ) -> Result<Verified> {
         let asked = |id: &StreamId| names.is_empty() || names.contains(id);
         let Resolved { streams, unfit } = Self::resolve_offered(driver.as_ref(), None, catalog).await?;
-        let mut results: Vec<_> =
-            unfit.into_iter().filter(|(id, _)| asked(id)).map(|(id, error)| (id, Err(error))).collect();
+        let unfit = unfit.into_iter().filter(|(id, _)| asked(id)).map(|(id, error)| (id, Err(error)));
+        let mut verified = Verified { streams: unfit.collect(), passed_over: Vec::new() };
         for (stream, _) in streams.into_iter().filter(|(stream, _)| asked(&stream.id)) {
             let id = stream.id.clone();
+            if stream.insert_only && names.is_empty() {
+                verified.passed_over.push(id);
+                continue;
+            }
             let verifier = Verifier {
                 driver: driver.clone(),
                 destination: destination.clone(),
@@ -155,9 +168,9 @@ impl AbstractDriver {
                 budget: MemoryBudget::new(options.limits.budget_bytes()),
             };
             let outcome = verifier.run().await;
-            results.push((id.clone(), outcome.map_err(|error| error.at("stream", id))));
+            verified.streams.push((id.clone(), outcome.map_err(|error| error.at("stream", id))));
         }
-        Ok(results)
+        Ok(verified)
     }
 }
 
