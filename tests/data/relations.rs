@@ -177,6 +177,15 @@ async fn unlogged_tables_and_tables_without_keys(version: Version) {
     for stream in ["quick", "heap", "deferred"] {
         pipeline.assert_same(stream, &Options::full_refresh()).await;
     }
+    pipeline.choose("quick", json!({ "sync_mode": "cdc" }));
+    let output = pipeline.project.sync(&[]).await.unwrap();
+    output.assert_code(2);
+    for told in [
+        "is unlogged or foreign: the log says nothing of it",
+        "replicate it with full_refresh or incremental",
+    ] {
+        assert!(output.stderr.contains(told), "{}", output.stderr);
+    }
 }
 
 async fn tables_larger_than_a_chunk(version: Version) {

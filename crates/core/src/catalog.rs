@@ -363,6 +363,7 @@ mod tests {
             primary_key: vec![],
             log_key: None,
             inserts_only: None,
+            unlogged: None,
             cursor_fields: vec![],
             sync_modes: vec![SyncMode::FullRefresh],
             estimated_rows: None,

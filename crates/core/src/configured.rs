@@ -286,6 +286,9 @@ impl ConfiguredStream {
                 format!("{} Or set insert_only, where nothing but inserts is wanted.", unfit.remedy),
             );
         }
+        if let Some(why) = stream.unlogged.as_ref().filter(|_| wants_log) {
+            return fail(why.clone(), "replicate it with full_refresh or incremental".to_owned());
+        }
         let offered = |mode: &SyncMode| stream.sync_modes.contains(mode) || inserts_only.is_some();
         let Some(sync_mode) = sync_mode.filter(offered) else {
             let offered: Vec<_> = stream.sync_modes.iter().map(|mode| mode.as_str()).collect();

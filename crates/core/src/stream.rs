@@ -98,6 +98,8 @@ pub struct Stream {
     pub log_key: Option<Vec<String>>,
     /// Why no more than its inserts can be followed, where that is so.
     pub inserts_only: Option<InsertsOnly>,
+    /// Why the log has nothing of it, where that is so.
+    pub unlogged: Option<String>,
     /// Columns whose order can serve as a cursor.
     pub cursor_fields: Vec<String>,
     /// Modes that the source offers for this stream; the first is the default.

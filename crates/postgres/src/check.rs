@@ -7,7 +7,7 @@ use lakeward_core::{ConfiguredStream, Error, ErrorKind, Finding, Result, StreamI
 use crate::catalog::{self, RelationKind};
 use crate::config::ReplicationConfig;
 use crate::connect::{Connection, Connector};
-use crate::replication::{self, GENERATED_VERSION, LogKey, Names};
+use crate::replication::{self, GENERATED_VERSION, Names};
 use crate::schema::{Described, describe};
 use crate::{copy, sql};
 
@@ -405,26 +405,9 @@ fn stream_findings(
     }
 }
 
-/// What stands in the way of following a stream's changes.
+/// What stands in the way of following a stream's changes, besides a table that cannot be: that one does not come so far.
 fn change_findings(stream: &ConfiguredStream, described: &Described, findings: &mut Vec<Finding>) {
     let subject = stream.id.to_string();
-    match &described.log_key {
-        Some(LogKey::Columns(_)) => {}
-        Some(LogKey::Unfit { .. }) if stream.insert_only => {}
-        Some(LogKey::Unfit { why, remedy }) => findings.push(Finding::error(
-            &subject,
-            format!("{why}: once published, its updates and deletes would fail"),
-            remedy,
-        )),
-        Some(LogKey::Unlogged(why)) => {
-            findings.push(Finding::error(&subject, why, "replicate it with full_refresh or incremental"));
-        }
-        None => findings.push(Finding::error(
-            &subject,
-            "only tables have changes that can be followed",
-            "replicate it with full_refresh or incremental",
-        )),
-    }
     if described.relation.kind == RelationKind::Partitioned
         && described.stream.primary_key.is_empty()
         && !stream.insert_only

@@ -20,8 +20,6 @@ pub(crate) struct Described {
     pub(crate) relation: RelationRow,
     /// In the order of the stream's columns.
     pub(crate) columns: Vec<(ColumnRow, Mapped)>,
-    /// Whether its changes can be followed; `None` where the log knows no such thing.
-    pub(crate) log_key: Option<LogKey>,
 }
 
 impl Described {
@@ -134,22 +132,22 @@ async fn describe_sized(
         if !cursor_fields.is_empty() {
             sync_modes.push(SyncMode::Incremental);
         }
-        let log_key = log_keys.remove(&relation.oid);
-        let followed = log_key.as_ref().and_then(LogKey::columns).cloned();
-        if followed.is_some() {
+        let (log_key, inserts_only, unlogged) = match log_keys.remove(&relation.oid) {
+            Some(LogKey::Columns(columns)) => (Some(columns), None, None),
+            Some(LogKey::Unfit { why, remedy }) => (None, Some(InsertsOnly { why, remedy }), None),
+            Some(LogKey::Unlogged(why)) => (None, None, Some(why)),
+            None => (None, None, Some("only tables have changes that can be followed".to_owned())),
+        };
+        if log_key.is_some() {
             sync_modes.extend([SyncMode::Cdc, SyncMode::StrictCdc]);
         }
         let stream = Stream {
             id: relation.id.clone(),
             schema,
             primary_key,
-            log_key: followed,
-            inserts_only: match &log_key {
-                Some(LogKey::Unfit { why, remedy }) => {
-                    Some(InsertsOnly { why: why.clone(), remedy: remedy.clone() })
-                }
-                _ => None,
-            },
+            log_key,
+            inserts_only,
+            unlogged,
             cursor_fields,
             sync_modes,
             estimated_rows: relation.rows,
@@ -157,7 +155,7 @@ async fn describe_sized(
             comment: relation.comment.clone(),
             columns_made: Some(relation.columns_made.into()),
         };
-        result.push(Described { stream, relation, columns, log_key });
+        result.push(Described { stream, relation, columns });
     }
     Ok(result)
 }

@@ -482,6 +482,12 @@ async fn f08_identities_that_no_log_could_name_rows_by_are_refused() {
             let stream = super::super::server::stream(&pipeline.driver, table).await;
             assert!(stream.log_key.is_none(), "{table}");
             assert!(!stream.sync_modes.contains(&lakeward_core::SyncMode::Cdc), "{table}");
+            let logged = !matches!(table, "unlogged" | "v");
+            assert_eq!(
+                (stream.inserts_only.is_some(), stream.unlogged.is_none()),
+                (logged, logged),
+                "{table}"
+            );
         }
         let mut followers = pipeline.begin(&[("good", json!({}))]).await;
         assert_eq!(followers[0].stream.key, ["u"]);
