@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lakeward_core::{ConfiguredStream, Error, ErrorKind, Finding, Result, StreamId, SyncMode};
+use lakeward_core::{ConfiguredStream, Error, ErrorKind, Finding, InsertsOnly, Result, StreamId, SyncMode};
 
 use crate::catalog::{self, RelationKind};
 use crate::config::ReplicationConfig;
@@ -405,9 +405,18 @@ fn stream_findings(
     }
 }
 
-/// What stands in the way of following a stream's changes, besides a table that cannot be: that one does not come so far.
+/// What stands in the way of following a stream's changes.
 fn change_findings(stream: &ConfiguredStream, described: &Described, findings: &mut Vec<Finding>) {
     let subject = stream.id.to_string();
+    if let Some(why) = &described.stream.unlogged {
+        findings.push(Finding::error(&subject, why, "replicate it with full_refresh or incremental"));
+    }
+    if let Some(InsertsOnly { why, remedy }) =
+        described.stream.inserts_only.as_ref().filter(|_| !stream.insert_only)
+    {
+        let message = format!("{why}: once published, its updates and deletes would fail");
+        findings.push(Finding::error(&subject, message, remedy));
+    }
     if described.relation.kind == RelationKind::Partitioned
         && described.stream.primary_key.is_empty()
         && !stream.insert_only
