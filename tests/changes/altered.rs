@@ -19,6 +19,7 @@ on_both!(f12_types_that_get_wider_keep_the_history, super::wider);
 on_both!(f12_other_types_get_columns_of_their_own, super::other_types);
 on_both!(f12_composite_types_get_and_lose_attributes, super::composites);
 on_both!(f12_names_that_differ_in_case_from_others, super::cases);
+on_both!(f12_strict_cdc_where_types_get_wider, super::strict);
 on_both!(a_mode_that_is_changed_back_leaves_the_history, super::changed_back);
 on_both!(f46_the_history_of_large_rows_is_rewritten, super::large_rows);
 
@@ -54,6 +55,58 @@ async fn columns(version: Version) {
     run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
     scene.sync().await;
     scene.assert_same("t").await;
+}
+
+/// A stream whose rows nobody reads has nothing but its changes: those from before it was altered count too.
+async fn strict(version: Version) {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v smallint, w varchar(5), d numeric(10,2)); CREATE TABLE u (id int PRIMARY KEY)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["u"]).await;
+    scene.project.select("t", json!({ "sync_mode": "strict_cdc" })).unwrap();
+    scene.sync().await;
+    let inserted = async || {
+        let query = "SELECT count(*), count(DISTINCT id) FROM log WHERE _lw_op = 'c'";
+        ask(&scene.project.lake(), "t", query).await.unwrap().remove(0)
+    };
+    let count = |rows: i32| vec![Some(rows.to_string()), Some(rows.to_string())];
+    scene.sql("INSERT INTO t VALUES (1, 1, 'a', 1.25); ALTER TABLE t ALTER v TYPE int; INSERT INTO t VALUES (2, 70000, 'b', 2)").await;
+    scene.sql("UPDATE t SET v = 3 WHERE id = 1; ALTER TABLE t ALTER d TYPE numeric(14,2), ALTER w TYPE text; INSERT INTO t VALUES (3, 4, 'longer', 123456789012)").await;
+    let plan = scene.run(&["--dry-run"]).await;
+    assert!(plan.stdout.contains("changes since the last sync, in a new generation"), "{}", plan.stdout);
+    let output = scene.sync().await;
+    assert!(output.stderr.contains("a new generation begins where the last one ends"), "{}", output.stderr);
+    scene.assert_same("t").await;
+    assert_eq!(inserted().await, count(3));
+    // What streams.json asks for counts from there too.
+    scene.sql("INSERT INTO t VALUES (4, 4, 'd', 4), (5, 5, 'e', 5)").await;
+    scene.project.select("t", json!({ "sync_mode": "strict_cdc", "filter": "id <> 4" })).unwrap();
+    scene.sync().await;
+    assert_eq!(inserted().await, count(4));
+    scene.project.select("t", json!({ "sync_mode": "strict_cdc", "filter": null })).unwrap();
+    scene.sync().await;
+    // While a run follows, also where a row and what widens its table are of one transaction.
+    let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
+    let writing = scene
+        .keep_writing(std::time::Duration::from_millis(20), |n| {
+            let insert = |id| format!("INSERT INTO t (id, v) VALUES ({id}, 1)");
+            match n {
+                30 => format!(
+                    "BEGIN; {}; ALTER TABLE t ALTER v TYPE bigint; {}; COMMIT",
+                    insert(1030),
+                    insert(2030)
+                ),
+                60 => format!("ALTER TABLE t ALTER d TYPE numeric(18,2); {}", insert(1060)),
+                _ => insert(1000 + n),
+            }
+        })
+        .await;
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let written = writing.stop().await;
+    assert!(written > 70, "{written}");
+    scene.caught_up(&mut run).await;
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap().assert_code(130);
+    scene.sync().await;
+    assert_eq!(inserted().await, count(4 + written + 1));
 }
 
 /// Between two syncs a table is altered, changed and altered back: the catalog says nothing of it, the log does.

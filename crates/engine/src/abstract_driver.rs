@@ -150,9 +150,7 @@ impl AbstractDriver {
             summary.failures.push((id, error));
         }
         if streams.is_empty() {
-            return Err(Error::new(ErrorKind::Config, "no stream is selected").hint(
-                "name streams under selected_streams in streams.json; `lakeward discover` writes the file",
-            ));
+            return Err(nothing_selected());
         }
         if self.options.follow && !streams.iter().any(|(stream, _)| stream.sync_mode.follows_log()) {
             return Err(Error::new(ErrorKind::Config, "no selected stream has a log that could be followed")
@@ -362,6 +360,11 @@ impl AbstractDriver {
         self.store.save(&state)?;
         Ok(Some(kept))
     }
+}
+
+pub(crate) fn nothing_selected() -> Error {
+    Error::new(ErrorKind::Config, "no stream is selected")
+        .hint("name streams under selected_streams in streams.json; `lakeward discover` writes the file")
 }
 
 fn not_offered(catalog: &Catalog, id: &StreamId) -> Error {

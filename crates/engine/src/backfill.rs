@@ -10,7 +10,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use futures::{StreamExt, TryStreamExt};
 use lakeward_core::{
     Batch, ChangeColumns, Chunk, DefinedColumn, Definition, DoneChunk, Error, Fingerprint, Op,
-    OpenGeneration, OpenStep, Progress, Result, Retry, Rewritten, Sequence, Session, StreamCommit,
+    OpenGeneration, OpenStep, Position, Progress, Result, Retry, Rewritten, Sequence, Session, StreamCommit,
     StreamHead, SwapStep, WrittenFile,
 };
 use tokio_util::sync::CancellationToken;
@@ -184,6 +184,28 @@ impl StreamRun {
 
     /// Begins a generation that has nothing of what there was before it, and shows it with the history as `rewritten`.
     pub(crate) async fn backfill_nothing(&self, session: &Session, rewritten: Vec<Rewritten>) -> Result<()> {
+        let commit = self.empty_generation(session, session.position.clone(), rewritten).await?;
+        self.commit_open(commit, session).await
+    }
+
+    /// The same, but for the place in the log, which stays the stream's own: no change is passed over. Not for a log that
+    /// is being read.
+    pub(crate) async fn begin_where_it_stands(
+        &self,
+        session: &Session,
+        rewritten: Vec<Rewritten>,
+    ) -> Result<()> {
+        let position = self.head().progress.position;
+        let commit = self.empty_generation(session, position, rewritten).await?;
+        self.commit(commit, |_| Vec::new()).await
+    }
+
+    async fn empty_generation(
+        &self,
+        session: &Session,
+        position: Option<Position>,
+        rewritten: Vec<Rewritten>,
+    ) -> Result<StreamCommit> {
         let generation = self.head().generation + 1;
         let unit = self.unit(generation, "begin");
         let mut commit = StreamCommit::new(self.stream.target.clone(), generation, unit.clone());
@@ -194,12 +216,12 @@ impl StreamRun {
             plan: Vec::new(),
             backfill: true,
         });
-        commit.progress = Some(Progress { position: session.position.clone(), cursor: None, pass: 0 });
+        commit.progress = Some(Progress { position, cursor: None, pass: 0 });
         commit.rewritten = rewritten;
         let writer = self.context.pool.open(self.stream.clone(), generation, unit, session.sequence).await?;
         commit.files = writer.finish(true).await?;
         self.show(&mut commit).await?;
-        self.commit_open(commit, session).await
+        Ok(commit)
     }
 
     /// A change stream keeps what it said before; other modes replace it.

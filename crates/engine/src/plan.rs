@@ -10,7 +10,7 @@ use lakeward_core::{
 use lakeward_state::StateStore;
 use serde::Serialize;
 
-use crate::abstract_driver::{AbstractDriver, Resolved};
+use crate::abstract_driver::{AbstractDriver, Resolved, nothing_selected};
 use crate::evolution::{Evolution, as_known, evolution, renamed_in_files, successor};
 use crate::pipeline;
 
@@ -47,6 +47,9 @@ impl AbstractDriver {
         catalog: &Catalog,
     ) -> Result<Vec<StreamPlan>> {
         let Resolved { streams, unfit } = Self::resolve_offered(driver, Some(destination), catalog).await?;
+        if streams.is_empty() && unfit.is_empty() {
+            return Err(nothing_selected());
+        }
         let heads: BTreeMap<StreamId, StreamHead> = destination.heads().await?.into_iter().collect();
         // An identity is made where there is none.
         let identity = if heads.is_empty() { None } else { Some(destination.identity().await?) };
@@ -54,13 +57,15 @@ impl AbstractDriver {
         let (state, source) = (StateStore::read(path)?, driver.identity().await?);
         pipeline::fit(state.as_ref(), path, &source, identity.as_ref(), destination, &targets).await?;
         let mut plans = Vec::with_capacity(streams.len() + unfit.len());
+        let selections = catalog.selections()?;
         let known = |id: &StreamId| state.as_ref().and_then(|state| state.streams.get(id));
         for (id, error) in unfit {
             // As in a run.
             let Some(known) = known(&id).filter(|_| !streams.is_empty()) else { return Err(error) };
+            let selection = selections.iter().find(|(selected, _)| *selected == id);
             plans.push(StreamPlan {
                 stream: id.to_string(),
-                mode: known.sync_mode,
+                mode: selection.and_then(|(_, selection)| selection.sync_mode).unwrap_or(known.sync_mode),
                 action: would_fail(&error),
                 chunks: 0,
                 estimated_rows: None,
@@ -150,7 +155,8 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
         }
         (None, Some(_), mode) => match altered(head, stream) {
             Ok(Some(reason)) if mode == SyncMode::StrictCdc => {
-                (format!("changes from now on, in a new generation: {reason}"), false)
+                let since = if is_placed(head) { "since the last sync" } else { "from now on" };
+                (format!("changes {since}, in a new generation: {reason}"), false)
             }
             Ok(Some(reason)) => (format!("all rows again: {reason}"), true),
             Ok(None) if mode == SyncMode::Incremental => {
@@ -164,7 +170,8 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
 }
 
 fn would_fail(error: &Error) -> String {
-    format!("nothing, it would fail: {error:?}")
+    let remedy = error.remedy().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+    format!("nothing, it would fail: {error:?}{remedy}")
 }
 
 /// Whether the generation that was begun is what one would be that begins now.
@@ -179,16 +186,19 @@ fn goes_on(head: &StreamHead, stream: &ConfiguredStream) -> bool {
 /// Why all rows would be read again, and what would become of the history.
 fn altered(head: &StreamHead, stream: &ConfiguredStream) -> Result<Option<String>> {
     let Some(before) = &head.definition else { return Ok(None) };
-    let placed = head.fingerprint.as_ref().is_some_and(Fingerprint::is_in_log);
-    if stream.sync_mode.follows_log() && !placed {
-        return Ok(Some(format!("{}; the history is kept", Standing::INTERRUPTED)));
+    let interrupted = stream.sync_mode.follows_log() && !is_placed(head);
+    let reason = match evolution(before, &as_known(stream, before)?, false)? {
+        Evolution::NewGeneration(reason) => reason,
+        Evolution::Unchanged | Evolution::Widened if interrupted => Standing::INTERRUPTED.to_owned(),
+        Evolution::Unchanged | Evolution::Widened => return Ok(None),
+    };
+    if !stream.sync_mode.follows_log() {
+        return Ok(Some(reason));
     }
-    match evolution(before, &as_known(stream, before)?, false)? {
-        Evolution::Unchanged | Evolution::Widened => Ok(None),
-        Evolution::NewGeneration(reason) if !stream.sync_mode.follows_log() => Ok(Some(reason)),
-        Evolution::NewGeneration(reason) => {
-            let next = successor(stream, head)?;
-            Ok(Some(format!("{reason}; the history is kept{}", renamed_in_files(&next, before))))
-        }
-    }
+    let next = successor(stream, head)?;
+    Ok(Some(format!("{reason}; the history is kept{}", renamed_in_files(&next, before))))
+}
+
+fn is_placed(head: &StreamHead) -> bool {
+    head.fingerprint.as_ref().is_some_and(Fingerprint::is_in_log)
 }

@@ -163,6 +163,13 @@ pub(crate) fn map(types: &Types, mut type_oid: u32, mut typmod: i32, unconstrain
 /// that hold them and another reads them as doubles.
 const WIDEST_DECIMAL: u8 = 38;
 
+/// Whether a type with one modifier has all values that it has with another one: a numeric with no fewer digits on either side
+/// of the point.
+pub(crate) fn holds_more(type_oid: u32, before: i32, now: i32) -> bool {
+    let decimals = numeric(before).zip(numeric(now)).filter(|_| type_oid == oid::NUMERIC);
+    decimals.is_some_and(|(before, now)| before.widens_to(&now))
+}
+
 /// `numeric(p,s)`; `None` without precision or where no decimal is wide enough.
 fn numeric(typmod: i32) -> Option<ColumnType> {
     if typmod < 4 {
@@ -233,6 +240,9 @@ mod tests {
         assert_eq!(numeric(typmod(38, 0)), decimal(38, 0));
         assert_eq!(numeric(typmod(39, 0)), None);
         assert_eq!(numeric(typmod(1000, 1000)), None);
+        assert!(holds_more(oid::NUMERIC, typmod(10, 2), typmod(14, 3)));
+        assert!(!holds_more(oid::NUMERIC, typmod(10, 2), typmod(10, 3)));
+        assert!(!holds_more(oid::NUMERIC, -1, typmod(10, 3)));
         assert_eq!(numeric(-1), None);
     }
 

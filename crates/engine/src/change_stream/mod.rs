@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt;
 use lakeward_core::{
     Catalog, CdcDriver, ChangeMode, ConfiguredStream, Definition, Error, ErrorKind, Fingerprint, OpenStep,
-    Prepared, Result, Retry, Standing, Stream, StreamCommit, StreamHead, StreamId, StreamPhase, SyncMode,
-    Until, failpoint, retry_policy,
+    Prepared, Result, Retry, Rewritten, Standing, Stream, StreamCommit, StreamHead, StreamId, StreamPhase,
+    SyncMode, Until, failpoint, retry_policy,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -491,9 +491,9 @@ impl From<ReadEnd> for Attempt {
 }
 
 /// What a stream's own commits, and the source, say is to be done with it. A generation that only gets more
-/// columns is widened here.
+/// columns is widened here, and one of which no row is read begun.
 async fn plan(
-    run: &StreamRun,
+    run: &mut Arc<StreamRun>,
     prepared: &Prepared,
     anew: Option<String>,
 ) -> Result<(Arc<ConfiguredStream>, StreamPhase)> {
@@ -501,9 +501,9 @@ async fn plan(
     let Some(before) = &head.definition else {
         return Ok((run.stream.clone(), StreamPhase::Queued));
     };
-    let next = successor(&run.stream, &head)?;
+    let next = Arc::new(successor(&run.stream, &head)?);
     if head.open.is_some() || head.visible.is_none() {
-        return Ok((Arc::new(next), StreamPhase::Queued));
+        return Ok((next, StreamPhase::Queued));
     }
     let again = async |reason: String| {
         // Its changes are passed over until it has a snapshot, and what ends before that leaves no trace of the reason,
@@ -512,14 +512,16 @@ async fn plan(
             run.stand_at(before.clone(), String::new()).await?;
         }
         let what = match run.stream.sync_mode {
-            SyncMode::StrictCdc => "a new generation begins, without rows that are there",
+            SyncMode::StrictCdc => {
+                "a new generation begins with what happens from now on; changes that are not committed yet are left out"
+            }
             _ => "all rows are read again",
         };
         run.context.events.event(&Event::Warning {
             stream: Some(run.stream.id.clone()),
             message: format!("{what}, and the history is kept: {reason}{}", renamed_in_files(&next, before)),
         });
-        Ok((Arc::new(next), StreamPhase::Queued))
+        Ok((next.clone(), StreamPhase::Queued))
     };
     if let Some(reason) = &prepared.lost {
         return again(format!("changes are lost: {reason}")).await;
@@ -537,6 +539,22 @@ async fn plan(
     };
     let stream = as_known(&run.stream, before)?;
     let widened = match evolution(before, &stream, false)? {
+        // Of what was not committed yet nothing else would tell.
+        Evolution::NewGeneration(reason)
+            if stream.sync_mode == SyncMode::StrictCdc
+                && matches!(standing, Standing::Same | Standing::Grown) =>
+        {
+            run.context.events.event(&Event::Warning {
+                stream: Some(stream.id.clone()),
+                message: format!(
+                    "a new generation begins where the last one ends, and the history is kept: {reason}{}",
+                    renamed_in_files(&next, before)
+                ),
+            });
+            *run = Arc::new(run.again(run.context.clone(), next.clone()));
+            run.go_on_as(place.cloned().unwrap_or_default()).await.map_err(altered)?;
+            return open(&run.head(), next);
+        }
         Evolution::NewGeneration(reason) => return again(reason).await,
         Evolution::Widened => true,
         Evolution::Unchanged => false,
@@ -603,6 +621,20 @@ impl StreamRun {
         Ok(None)
     }
 
+    /// Goes on in a new generation, as what the table is now, which has the `place` in the log that was found unbroken. What
+    /// the log has of the table as it was is read as far as that goes; else this reading ends with a change.
+    async fn go_on_as(&self, place: String) -> Result<()> {
+        let rewritten = self.history_as_now().await?;
+        let mut session = {
+            let _reader = self.context.reader().await?;
+            self.context.driver.begin_backfill(&self.stream).await?
+        };
+        session.fingerprint.log = place;
+        let outcome = self.begin_where_it_stands(&session, rewritten).await;
+        self.context.driver.end_backfill(session).await;
+        outcome
+    }
+
     /// Joins the log without reading a row: only what happens from now on counts.
     async fn join_log(&self) -> Result<()> {
         let mut backoff = self.backoff();
@@ -616,13 +648,18 @@ impl StreamRun {
 
     async fn join_log_once(&self) -> Result<()> {
         // Before the log rests: it may take long.
-        let rewritten = match self.history_is_older() {
-            true => self.rewrite_history().await?,
-            false => Vec::new(),
-        };
+        let rewritten = self.history_as_now().await?;
         let session = self.begin_session().await?;
         let outcome = self.backfill_nothing(&session, rewritten).await;
         self.context.driver.end_backfill(session).await;
         outcome
+    }
+
+    /// The history's files in the types of now, where it is kept and has others.
+    async fn history_as_now(&self) -> Result<Vec<Rewritten>> {
+        match self.history_is_older() {
+            true => self.rewrite_history().await,
+            false => Ok(Vec::new()),
+        }
     }
 }
