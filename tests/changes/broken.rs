@@ -13,6 +13,9 @@ on_both!(a_value_that_a_stream_refuses_stops_that_stream_alone, super::refused_v
 on_both!(what_is_committed_beside_a_snapshot_comes_once, super::beside_a_snapshot);
 on_both!(a_table_that_is_dropped_stops_its_stream_alone, super::dropped);
 on_both!(what_no_longer_fits_its_table_stops_alone, super::unfit);
+on_both!(what_cannot_be_read_for_a_while_goes_on_from_where_it_stood, super::kept_places);
+on_both!(a_table_that_loses_its_key_is_not_published_for_a_stream_that_waits, super::lost_key);
+on_both!(what_cannot_be_unpublished_stops_nobody, super::not_unpublished);
 on_both!(a_file_that_is_missing_stops_its_stream_alone, super::missing_file);
 on_both!(a_table_made_anew_again_and_again_is_followed_as_far_as_that_goes, super::made_anew);
 
@@ -140,6 +143,95 @@ async fn unfit(version: Version) {
         scene.assert_same(table).await;
     }
     scene.assert_same_as("typed", &Options::cdc().written_as("a", "a__v2")).await;
+}
+
+/// A stream that is followed, and one that reads no rows, so that it has nothing but what the log says of it.
+const WATCHED: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, a int, b int); CREATE TABLE u (id int PRIMARY KEY)";
+
+async fn kept_places(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), WATCHED, &["u"]).await;
+    let choices = |filter: &str| json!({ "sync_mode": "strict_cdc", "filter": filter, "columns": { "exclude": ["b"] } });
+    scene.project.select("t", choices("a > 0")).unwrap();
+    scene.sync().await;
+    let mut id = 0;
+    for (breaks, heals) in [
+        ("", ""),
+        ("ALTER TABLE t RENAME TO away", "ALTER TABLE away RENAME TO t"),
+        ("ALTER TABLE t RENAME a TO c", "ALTER TABLE t RENAME c TO a"),
+    ] {
+        id += 1;
+        scene.sql(&format!("INSERT INTO t VALUES ({id}, 1, 1); INSERT INTO u VALUES ({id}); {breaks}")).await;
+        if breaks.is_empty() {
+            scene.project.select("t", choices("aa > 0")).unwrap();
+        }
+        for _ in 0..2 {
+            let output = scene.run(&[]).await;
+            output.assert_code(2);
+            let failed = output.events_of("stream_failed");
+            assert_eq!((failed.len(), &failed[0]["stream"]), (1, &json!("public.t")), "{breaks}: {failed:?}");
+            scene.assert_same("u").await;
+        }
+        scene.project.select("t", choices("a > 0")).unwrap();
+        scene.sql(heals).await;
+        let output = scene.sync().await;
+        assert!(!output.stderr.contains("new generation"), "{breaks}: {}", output.stderr);
+        scene.assert_same_as("t", &Options::cdc().exclude("b")).await;
+        scene.assert_nothing_forgotten_early().await;
+    }
+    // While a run follows.
+    let mut run = scene.start(&["--follow"]);
+    scene.caught_up(&mut run).await;
+    scene
+        .sql("INSERT INTO t VALUES (10, 1, 1); ALTER TABLE t RENAME TO away; INSERT INTO u VALUES (10)")
+        .await;
+    run.wait_timeout(Duration::from_secs(60)).await.unwrap().assert_code(2);
+    scene.sql("INSERT INTO away VALUES (11, 1, 1)").await;
+    scene.run(&[]).await.assert_code(2);
+    scene.assert_same("u").await;
+    scene.sql("ALTER TABLE away RENAME TO t").await;
+    scene.sync().await;
+    scene.assert_same_as("t", &Options::cdc().exclude("b")).await;
+}
+
+async fn lost_key(version: Version) {
+    let scene = Followed::new(&PgServer::shared(version), WATCHED, &["t", "u"]).await;
+    scene.sync().await;
+    scene.sql("INSERT INTO t VALUES (1, 1, 1); ALTER TABLE t DROP CONSTRAINT t_pkey").await;
+    scene.run(&[]).await.assert_code(2);
+    // The application may go on.
+    scene.sql("UPDATE t SET a = 2; INSERT INTO u VALUES (1)").await;
+    scene.run(&[]).await.assert_code(2);
+    scene.assert_same("u").await;
+    scene.sql("ALTER TABLE t ADD PRIMARY KEY (id)").await;
+    scene.sync().await;
+    scene.assert_same("t").await;
+}
+
+/// A table that was put where the role may not look is neither read nor unpublished.
+async fn not_unpublished(version: Version) {
+    let db = PgServer::shared(version).create_database("stray").await.unwrap();
+    db.execute(WATCHED).await.unwrap();
+    let role = format!("{}_role", db.name());
+    let create = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'guest'; ALTER TABLE t OWNER TO {role}; ALTER TABLE u OWNER TO {role};
+         CREATE SCHEMA closed; DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO {role}', current_database()); END $$"
+    );
+    db.execute(&create).await.unwrap();
+    let scene = Followed::over(db, json!({ "username": role, "password": "guest" }), &["t", "u"]).await;
+    scene.sync().await;
+    scene.sql("ALTER TABLE t SET SCHEMA closed; INSERT INTO u VALUES (1)").await;
+    scene.run(&[]).await.assert_code(2);
+    scene.assert_same("u").await;
+    scene.project.select_only(&["u"], json!({ "sync_mode": "cdc" })).unwrap();
+    for id in 2..4 {
+        scene.sql(&format!("INSERT INTO u VALUES ({id})")).await;
+        let output = scene.sync().await;
+        assert!(output.stderr.contains("DROP TABLE"), "{}", output.stderr);
+        scene.assert_same("u").await;
+    }
+    scene.project.run(&["clear", "--log", "--yes"]).await.unwrap().assert_ok();
+    scene.sql(&format!("REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 async fn missing_file(version: Version) {

@@ -203,12 +203,18 @@ pub trait CdcDriver: Send + Sync {
     /// `Config` where the config asks for other names than those under which something is made.
     async fn intent(&self, pipeline: &str, saved: Option<&Position>) -> Result<Position>;
 
-    /// Makes the log followable (slot, publication) and lets go of streams that are no longer wanted. `saved` is
-    /// the position of the state, or an intent. What a saved intent names is dropped and made again.
+    /// Makes the log followable (slot, publication) and lets go of streams that are no longer wanted. `kept` has the places
+    /// of streams that cannot be read now and are to keep them. `saved` is the position of the state, or an intent. What a
+    /// saved intent names is dropped and made again.
     ///
     /// # Errors
     /// `Source` where the log no longer holds what follows `saved` and the config says to stop then.
-    async fn pre_cdc(&self, streams: &[Arc<ConfiguredStream>], saved: &Position) -> Result<Prepared>;
+    async fn pre_cdc(
+        &self,
+        streams: &[Arc<ConfiguredStream>],
+        kept: &[String],
+        saved: &Position,
+    ) -> Result<Prepared>;
 
     /// Reads the log.
     async fn stream_changes(&self, request: ChangeRequest) -> Result<ChangeStream>;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use futures::StreamExt;
 use lakeward_core::{
     Catalog, Column, ColumnType, ConfiguredStream, Destination, DriverInterface, Error, ErrorKind,
-    MemoryBudget, Result, Retry, Stream, StreamId, SyncMode,
+    MemoryBudget, Result, Retry, Run, Stream, StreamHead, StreamId, SyncMode,
 };
 use lakeward_state::StateStore;
 use tokio::sync::Semaphore;
 
-use crate::change_stream::{LogRun, let_go};
+use crate::change_stream::{Held, LogRun, let_go};
 use crate::commit::CommitPath;
 use crate::events::{Event, EventSink, Summary};
 use crate::options::Options;
@@ -175,7 +175,7 @@ impl AbstractDriver {
             self.events.clone(),
         ));
         let mut fit = Vec::with_capacity(streams.len());
-        let mut held = Vec::new();
+        let mut held = Held::default();
         for (stream, offered) in streams {
             // Before anything is begun for it: others that share its log go on without it.
             match commits.refuse_missing_commits(&stream.id, &stream.target, &heads) {
@@ -184,7 +184,7 @@ impl AbstractDriver {
                     remaining.deselect(&stream.id);
                     summary.failures.push((stream.id.clone(), error));
                     if stream.sync_mode.follows_log() {
-                        held.push(stream);
+                        held.streams.push(stream);
                     }
                 }
             }
@@ -196,7 +196,8 @@ impl AbstractDriver {
             fit.into_iter().partition(|(stream, _)| stream.sync_mode.follows_log());
         let mut held_up = None;
         if !followers.is_empty() {
-            let followed = followers.iter().map(|(stream, _)| stream).chain(&held);
+            held.absent = absent.iter().map(|id| place_of(&heads, &run, id)).collect();
+            let followed = followers.iter().map(|(stream, _)| stream).chain(&held.streams);
             let kept = followed.map(|stream| stream.id.clone()).chain(absent.iter().cloned()).collect();
             held_up = let_go(self.destination.as_ref(), &commits, &run, &mut heads, &kept).await.err();
         }
@@ -222,14 +223,12 @@ impl AbstractDriver {
         let alone = futures::stream::iter(alone).buffer_unordered(readers);
         let together = match (held_up, followers.is_empty()) {
             (None, true) => {
-                if absent.is_empty() && held.is_empty() {
+                if absent.is_empty() && held.streams.is_empty() {
                     self.warn_of_idle_log(&commits);
                 }
                 None
             }
-            (None, false) => {
-                Some(LogRun::new(context.clone(), remaining, followers, held, !absent.is_empty())?)
-            }
+            (None, false) => Some(LogRun::new(context.clone(), remaining, followers, held)?),
             // The log may not move on while a stream that left it still has a place in it.
             (Some(error), _) => {
                 let why = "the log is not read, because a stream that left it could not be let go of";
@@ -360,6 +359,17 @@ impl AbstractDriver {
         self.store.save(&state)?;
         Ok(Some(kept))
     }
+}
+
+/// Where a stream of this pipeline stands in the log by its own commits; nothing where that is not known.
+fn place_of(heads: &BTreeMap<StreamId, StreamHead>, run: &Run, id: &StreamId) -> String {
+    let is_its = |head: &&StreamHead| {
+        let source = head.definition.as_ref().map(|definition| &definition.source_stream);
+        head.pipeline == run.pipeline
+            && source.is_some_and(|[namespace, name]| *id == StreamId::new(namespace, name))
+    };
+    let head = heads.values().find(is_its);
+    head.and_then(|head| Some(head.fingerprint.as_ref()?.log.clone())).unwrap_or_default()
 }
 
 pub(crate) fn nothing_selected() -> Error {

@@ -55,10 +55,24 @@ pub(crate) struct LogRun {
     /// Streams whose changes cannot be read or written, and why: the others are read on to where the source is now. The
     /// log is kept from where these stand.
     broken: BTreeMap<StreamId, Error>,
-    /// Streams that follow the log and are not begun in this run. They stay published.
-    held: Vec<Arc<ConfiguredStream>>,
-    /// Whether the log is kept for these, or for a stream that is not even there.
-    hold: bool,
+    held: Held,
+}
+
+/// Streams that follow the log and are not begun in this run: they stay published, and the log is kept from where they
+/// stand.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// Those that are as they are configured.
+    pub(crate) streams: Vec<Arc<ConfiguredStream>>,
+    /// The places of such as the source does not show so at the moment.
+    pub(crate) absent: Vec<String>,
+}
+
+impl Held {
+    /// Whether there are any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.streams.is_empty() && self.absent.is_empty()
+    }
 }
 
 /// How an attempt ended.
@@ -73,8 +87,7 @@ enum Attempt {
 }
 
 impl LogRun {
-    /// The log is kept from where it is for streams that are none of these: for `held`, which stay published, and with
-    /// `hold` for such as the source does not show at the moment.
+    /// The log is kept from where it is for streams that are none of these: for `held`.
     ///
     /// # Errors
     /// `Config` where the source has no log, or does not offer the mode.
@@ -82,8 +95,7 @@ impl LogRun {
         context: Arc<RunContext>,
         catalog: Catalog,
         streams: Vec<(Arc<ConfiguredStream>, Stream)>,
-        held: Vec<Arc<ConfiguredStream>>,
-        hold: bool,
+        held: Held,
     ) -> Result<Self> {
         let Some(log) = context.driver.change_stream() else {
             return Err(Error::new(ErrorKind::Config, "this source offers no change stream")
@@ -115,7 +127,6 @@ impl LogRun {
             read_anew: BTreeMap::new(),
             failures: Mutex::default(),
             broken: BTreeMap::new(),
-            hold: hold || !held.is_empty(),
             held,
         })
     }
@@ -309,7 +320,7 @@ impl LogRun {
         self.failures.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         // Those with chunks done first, then the large ones: the small ones fill the gaps.
         queued.sort_by_key(|run| std::cmp::Reverse((run.head().open.is_some(), run.estimated_rows)));
-        let hold = self.hold || !self.broken.is_empty();
+        let hold = !self.held.is_empty() || !self.broken.is_empty();
         let reading = Reading {
             context: &context,
             phases: &self.phases,
@@ -384,8 +395,12 @@ impl LogRun {
             failpoint::hit("engine-intent-saved")?;
         }
         let followed = self.runs.values().map(|run| &run.stream);
-        let streams: Vec<Arc<ConfiguredStream>> = followed.chain(&self.held).cloned().collect();
-        let prepared = self.log()?.pre_cdc(&streams, &intent).await?;
+        let streams: Vec<Arc<ConfiguredStream>> = followed.chain(&self.held.streams).cloned().collect();
+        // What is broken may have another name for a while.
+        let broken = self.broken.keys().filter_map(|id| self.runs[id].head().fingerprint);
+        let kept: Vec<String> =
+            broken.map(|fingerprint| fingerprint.log).chain(self.held.absent.clone()).collect();
+        let prepared = self.log()?.pre_cdc(&streams, &kept, &intent).await?;
         failpoint::hit("engine-log-followable")?;
         commits.save_global(&prepared.position, ids, false).await?;
         Ok(prepared)

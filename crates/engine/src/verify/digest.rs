@@ -4,8 +4,10 @@
 //! else). Different ones share it by chance: 64 bits for a value, of which only those of one key and one column are
 //! ever compared; 128 bits for a key.
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use lakeward_core::{ConfiguredStream, Error, Result, Schema};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -91,13 +93,59 @@ pub(super) fn shown_key(batch: &RecordBatch, stream: &ConfiguredStream, row: usi
         let column = stream.schema.index_of(name).map(|index| batch.column(index));
         let value = column.map(|column| match column.is_null(row) {
             true => "null".to_owned(),
-            false => arrow::util::display::array_value_to_string(column, row).unwrap_or_default(),
+            false => shown_value(column, row),
         });
         (name.clone(), value.unwrap_or_default())
     };
     stream.key.iter().map(shown).collect()
 }
 
+fn shown_value(column: &ArrayRef, row: usize) -> String {
+    let text = |column: &dyn Array| {
+        let options = FormatOptions::default();
+        ArrayFormatter::try_new(column, &options)?.value(row).try_to_string()
+    };
+    let shown = match column.data_type() {
+        // What shows values knows no zone by its name.
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            let utc =
+                column.as_primitive::<TimestampMicrosecondType>().clone().with_timezone_opt(None::<&str>);
+            text(&utc).map(|text| text + "Z")
+        }
+        DataType::FixedSizeBinary(16) => {
+            let bytes = column.as_fixed_size_binary().value(row);
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            return [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
+        }
+        _ => text(column),
+    };
+    shown.unwrap_or_else(|_| "(out of the range that can be shown)".to_owned())
+}
+
 fn cannot_compare(error: arrow::error::ArrowError) -> Error {
     Error::bug("values of a column cannot be compared").source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{FixedSizeBinaryArray, TimestampMicrosecondArray};
+
+    use super::*;
+
+    #[test]
+    fn keys_are_shown_as_the_source_writes_them() -> std::result::Result<(), arrow::error::ArrowError> {
+        let shown = |column: ArrayRef| shown_value(&column, 0);
+        let at = |micros| TimestampMicrosecondArray::from(vec![micros]);
+        assert_eq!(shown(Arc::new(at(1_500_000))), "1970-01-01T00:00:01.500");
+        assert_eq!(shown(Arc::new(at(1_500_000).with_timezone("UTC"))), "1970-01-01T00:00:01.500Z");
+        assert_eq!(
+            shown(Arc::new(at(i64::MAX).with_timezone("UTC"))),
+            "(out of the range that can be shown)"
+        );
+        let uuid = FixedSizeBinaryArray::try_from_iter([[0x5a; 16]].into_iter())?;
+        assert_eq!(shown(Arc::new(uuid)), "5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a5a");
+        Ok(())
+    }
 }

@@ -154,12 +154,17 @@ impl CdcDriver for PostgresDriver {
         Ok(prepare::intent(&self.connector, pipeline, saved).await?.to_position())
     }
 
-    async fn pre_cdc(&self, streams: &[Arc<ConfiguredStream>], saved: &Position) -> Result<Prepared> {
+    async fn pre_cdc(
+        &self,
+        streams: &[Arc<ConfiguredStream>],
+        kept: &[String],
+        saved: &Position,
+    ) -> Result<Prepared> {
         let saved = LogPosition::of(saved)?;
         let before = self.replication.state().reading.clone();
         self.replication.end(&self.connector).await?;
         let unreadable = before.and_then(|reading| reading.unreadable.get().cloned());
-        let prepared = prepare::prepare(&self.connector, streams, &saved, unreadable).await?;
+        let prepared = prepare::prepare(&self.connector, streams, kept, &saved, unreadable).await?;
         let mut state = self.replication.state();
         state.names = Some(LogPosition::of(&prepared.position)?.names()?);
         state.released = Lsn::default();

@@ -138,11 +138,12 @@ fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
         ))
 }
 
-/// Makes slot and publications, or checks those that there are. `unreadable` says why the log cannot be read on, where
+/// Makes slot and publications, or checks those that there are. What has one of the places `kept` stays published. `unreadable` says why the log cannot be read on, where
 /// that was found out.
 pub(crate) async fn prepare(
     connector: &Connector,
     streams: &[Arc<ConfiguredStream>],
+    kept: &[String],
     saved: &LogPosition,
     unreadable: Option<String>,
 ) -> Result<Prepared> {
@@ -184,7 +185,8 @@ pub(crate) async fn prepare(
     }
     let members = publication::members(&connection, &names).await?;
     if manage {
-        publication::detach(&connection, &names, &members, wanted.clone()).await?;
+        let version = connector.version().await?;
+        publication::detach(&connection, version, &names, &members, wanted.clone(), kept).await?;
     }
     let position = LogPosition {
         lsn: Some(position),

@@ -360,20 +360,45 @@ pub(crate) async fn check<'a>(
     Ok(())
 }
 
-/// Takes tables that belong to no wanted stream out of the pipeline's own publications.
+/// Takes tables that belong to no wanted stream out of the pipeline's own publications, but for those that have one of the
+/// places `kept`, unless their updates and deletes would fail for it.
+///
+/// # Errors
+/// Where the connection failed. What the server refuses is told, and stays: nobody reads it.
 pub(crate) async fn detach<'a>(
     connection: &Connection,
+    version: u32,
     names: &Names,
     members: &[Member],
     wanted: impl Iterator<Item = &'a ConfiguredStream> + Clone,
+    kept: &[String],
 ) -> Result<()> {
     for stray in members.iter().filter(|member| member.named && names.owns(&member.publication)) {
-        let kept = wanted.clone().any(|stream| {
+        let is_wanted = wanted.clone().any(|stream| {
             stream.id == stray.id && names.publication_for(stream.insert_only) == stray.publication
         });
-        if !kept {
-            connection.run(&drop_statement(stray)).await?;
-            tracing::info!(stream = %stray.id, publication = stray.publication, "no longer published");
+        if is_wanted {
+            continue;
+        }
+        let place = stray.place(names);
+        if kept.iter().any(|kept| read(kept).0 == read(&place).0) {
+            let keys = log_keys(connection, version, &[stray.relation], |_| Vec::new()).await?;
+            match keys.get(&stray.relation) {
+                Some(LogKey::Unfit { why, .. }) if stray.publication == names.publication => {
+                    tracing::warn!(stream = %stray.id, "{why}: it is no longer published, so that its changes do not fail");
+                }
+                _ => continue,
+            }
+        }
+        let statement = drop_statement(stray);
+        match connection.run(&statement).await {
+            Ok(()) => {
+                tracing::info!(stream = %stray.id, publication = stray.publication, "no longer published");
+            }
+            Err(error) if error.kind() == ErrorKind::Source => {
+                tracing::warn!(stream = %stray.id, "it stays published, though nobody reads it ({error}); to be run: {statement}");
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -103,7 +103,8 @@ async fn a_slot_of_somebody_else_is_left_alone() {
             let intent = pipeline.position.clone();
             let saved = json!({"lsn": "0/1", "slot": name, "publication": name});
             for position in [intent, Position(saved)] {
-                let error = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &position).await.unwrap_err();
+                let error =
+                    pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &[], &position).await.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Source);
                 assert!(error.to_string().contains(why) && error.to_string().contains(&name), "{error}");
             }
@@ -130,7 +131,7 @@ async fn lost_from(caller: u32, pipeline: &mut Pipeline, position: Position) -> 
     let name = pipeline.names.0.clone();
     pipeline.reconfigured(json!({"on_slot_lost": "error"}));
     let before = pipeline.slot().await.map(|slot| slot["confirmed_flush_lsn"].clone());
-    let prepared = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &position).await;
+    let prepared = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &[], &position).await;
     let error = prepared.expect_err(&format!("{position:?} is lost, with {before:?}, in line {caller}"));
     assert_eq!(error.kind(), ErrorKind::Source, "{error}");
     assert!(error.to_string().contains("are lost") && error.to_string().contains(&name), "{error}");
@@ -139,7 +140,7 @@ async fn lost_from(caller: u32, pipeline: &mut Pipeline, position: Position) -> 
     assert_eq!(pipeline.slot().await.map(|slot| slot["confirmed_flush_lsn"].clone()), before);
 
     pipeline.reconfigured(json!({"on_slot_lost": "resnapshot"}));
-    let prepared = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &position).await.unwrap();
+    let prepared = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &[], &position).await.unwrap();
     let slot = pipeline.slot().await.unwrap();
     assert_eq!(slot["confirmed_flush_lsn"], prepared.position.0["lsn"]);
     pipeline.position = prepared.position;
@@ -265,7 +266,7 @@ async fn somebody_else_makes_and_keeps_slot_and_publication() {
         let name = pipeline.names.0.clone();
         let t = pipeline.stream("t", json!({})).await;
         let intent = pipeline.position.clone();
-        let error = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &intent).await.unwrap_err();
+        let error = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &[], &intent).await.unwrap_err();
         // What it says is what helps.
         let remedy = error.remedy().unwrap().to_owned();
         assert!(remedy.contains("CREATE PUBLICATION") && remedy.contains("pg_create_logical"), "{remedy}");
@@ -329,7 +330,7 @@ async fn a_publication_that_would_hide_changes_is_refused() {
             ),
         ] {
             pipeline.db.run(&change).await;
-            let error = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &intent).await.unwrap_err();
+            let error = pipeline.cdc().pre_cdc(std::slice::from_ref(&t), &[], &intent).await.unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
             assert!(error.remedy().unwrap().contains("ALTER PUBLICATION"));
             pipeline.db.run(&back).await;
@@ -439,7 +440,7 @@ async fn a_slot_that_another_session_reads_is_not_taken_from_it() {
         let t = followers[0].stream.clone();
         let _events = pipeline.read_with(pipeline.request(&followers, Until::Forever)).await.unwrap();
         let other = pipeline.db.driver();
-        let error = other.pre_cdc(&[t], &pipeline.position).await.unwrap_err();
+        let error = other.pre_cdc(&[t], &[], &pipeline.position).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connection);
         let pid = pipeline.slot().await.unwrap()["active_pid"].to_string();
         assert!(error.to_string().contains(&pid), "{error}");
@@ -459,7 +460,7 @@ async fn a_slot_that_waits_for_a_transaction_says_whose_it_is() {
         let pid: i32 = open.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
         let impatient = pipeline.db.driver_with(json!({"lock_timeout": "1s",
             "replication": {"slot": pipeline.names.0, "publication": pipeline.names.1}}));
-        let error = impatient.pre_cdc(std::slice::from_ref(&t), &pipeline.position).await.unwrap_err();
+        let error = impatient.pre_cdc(std::slice::from_ref(&t), &[], &pipeline.position).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connection);
         assert!(error.to_string().contains(&format!("pid {pid} ")), "{error}");
         assert!(pipeline.slot().await.is_none(), "half a slot is left");
@@ -467,7 +468,7 @@ async fn a_slot_that_waits_for_a_transaction_says_whose_it_is() {
         pipeline.prepare(std::slice::from_ref(&t)).await.unwrap();
         // The same for a stream's own snapshot.
         open.batch_execute("BEGIN; INSERT INTO t VALUES (101, 1)").await.unwrap();
-        impatient.pre_cdc(std::slice::from_ref(&t), &pipeline.position).await.unwrap();
+        impatient.pre_cdc(std::slice::from_ref(&t), &[], &pipeline.position).await.unwrap();
         let error = impatient.begin_backfill(&t).await.unwrap_err();
         assert!(error.to_string().contains(&format!("pid {pid} ")), "{error}");
         open.batch_execute("ROLLBACK").await.unwrap();

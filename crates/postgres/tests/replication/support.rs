@@ -99,7 +99,7 @@ impl Pipeline {
     }
 
     pub(crate) async fn prepare(&mut self, streams: &[Arc<ConfiguredStream>]) -> Result<Prepared> {
-        let prepared = self.cdc().pre_cdc(streams, &self.position).await?;
+        let prepared = self.cdc().pre_cdc(streams, &[], &self.position).await?;
         self.position = prepared.position.clone();
         Ok(prepared)
     }
