@@ -75,7 +75,7 @@ pub(crate) fn same_destination(state: &State, path: &Path, identity: &Destinatio
     Err(Error::new(ErrorKind::State, "the state belongs to another destination")
         .hint(
             "use the destination it was made with, or another --state; where that destination is gone for good, \
-             remove the state file to begin anew",
+             let go of the source's log by `lakeward clear --log`, then remove the state file to begin anew",
         )
         .at("file", path.display()))
 }

@@ -18,11 +18,6 @@ REASONS = {
         "each chunk has a file and a commit of its own, which larger ones have less of; they are not the default because a"
         " kill costs so much more. Next: fewer queries and files for a chunk, by several chunks in one file"
     ),
-    ("soak", "memory of the last quarter against the second"): (
-        "it is flat but for two steps of 14 MiB, half an hour apart; in the hour before this one it fell back after such"
-        " steps. Supposed, not shown: that is how often a merge has a whole row group to encode, and each of the allocator's"
-        " two arenas keeps what it took. Next: giving free memory back after a merge, and several hours of it"
-    ),
 }
 UNKNOWN = "nobody has looked into it yet"
 

@@ -247,6 +247,12 @@ def transaction(results, draw):
     yield conditions(results, [results["command"]])
 
 
+def median(results):
+    """What most points of a run that was followed took, where that was looked at."""
+    found = results.get("median_rss_mib")
+    return f", while files were merged, and stayed below {found:.0f} MiB between half of the points" if found else ""
+
+
 def follow(results, draw):
     name, hours = results["benchmark"], results["seconds"] / 3600
     length = f"{hours:.1f} hours" if hours >= 0.5 else f"{results['seconds']} seconds"
@@ -256,7 +262,7 @@ def follow(results, draw):
         f" one of {results['changes']:,} changes, updates of 20 rows in each transaction;"
         f" {results['changes_per_second_asked']:,} a second were asked for. Small"
         f" files were merged meanwhile: there were at most {results['most_files']}. Resident memory reached"
-        f" {results['peak_rss_mib']:.0f} MiB. Afterwards the latest view held exactly the source's rows.\n"
+        f" {results['peak_rss_mib']:.0f} MiB{median(results)}. Afterwards the latest view held exactly the source's rows.\n"
     )
     samples = results["samples"]
     title = "Resident memory, the most between two points: MiB over seconds"

@@ -478,8 +478,13 @@ pub(crate) async fn join(
             .hint(format!("{add};")));
     }
     connection.run(&add).await.map_err(|error| {
-        let hint = format!("the role must own the table and the publication, or run: {add};");
-        error.at("publication", &publication).at("stream", &stream.id).hint(hint)
+        let error = error.at("publication", &publication).at("stream", &stream.id);
+        match error.kind() {
+            ErrorKind::Source => {
+                error.hint(format!("the role must own the table and the publication, or run: {add};"))
+            }
+            _ => error,
+        }
     })?;
     let after = members(connection, names).await?;
     Ok(member(&after, names, stream).map(|member| member.place(names)))
