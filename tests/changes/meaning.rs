@@ -3,7 +3,7 @@
 use lakeward_testkit::on_both;
 use lakeward_testkit::reconcile::Options;
 use lakeward_testkit::server::{PgServer, Version};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::followed::Followed;
 
@@ -18,6 +18,7 @@ on_both!(f20_rows_larger_than_the_memory_for_changes, super::larger_than_memory)
 on_both!(f20_keys_of_large_rows_are_moved, super::moved_large);
 on_both!(f18_generated_columns_are_followed, super::generated);
 on_both!(f18_what_the_log_has_no_value_for_is_told, super::unlogged);
+on_both!(f16_values_that_are_replaced_while_a_run_follows_are_told, super::replaced);
 on_both!(messages_are_passed_over_and_replicated_rows_are_rows, super::others);
 
 const CHECK: [&str; 7] =
@@ -276,6 +277,25 @@ async fn generated(version: Version) {
         Version::Pg15 => Options::cdc().exclude("twice"),
     };
     scene.assert_same_as("t", &options).await;
+}
+
+async fn replaced(version: Version) {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, at timestamp, n int)";
+    let scene = Followed::new(&PgServer::shared(version), sql, &["t"]).await;
+    let mut run = scene.start(&["--follow", "--checkpoint-interval", "100ms"]);
+    for id in 1..4 {
+        scene.sql(&format!("INSERT INTO t VALUES ({id}, 'infinity', 1)")).await;
+        scene.caught_up(&mut run).await;
+    }
+    run.signal(lakeward_testkit::lakeward::Signal::TERM).unwrap();
+    let output = run.wait_timeout(std::time::Duration::from_secs(15)).await.unwrap();
+    output.assert_code(130);
+    let warnings = output.events_of("warning");
+    let told = |warning: &&Value| warning["message"].as_str().unwrap().contains("values of column \"at\"");
+    assert_eq!(warnings.iter().filter(|warning| told(warning)).count(), 1, "{}", output.stderr);
+    scene.sync().await;
+    let rescued = scene.asked_of_view("t", "count(*)").await;
+    assert!(rescued.contains('3'), "{rescued}");
 }
 
 async fn unlogged(version: Version) {

@@ -1,6 +1,6 @@
 //! One stream in one run: taking it over, running it in its mode, copying batches into units, counting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -64,6 +64,8 @@ struct Tally {
     chunks_kept: u64,
     retries: u64,
     bad_values: BadValues,
+    /// Columns of which it was told that they have such.
+    told: BTreeSet<String>,
 }
 
 /// One stream in one run.
@@ -248,6 +250,21 @@ impl StreamRun {
     /// Adds what was committed to the summary.
     pub(crate) fn count(&self, copied: &Copied) {
         let mut tally = self.tally();
+        // A run without end has no summary that would say it.
+        for (column, _) in copied.bad_values.iter().filter(|_| self.context.options.follow) {
+            if let Some(column) = self.stream.schema.columns.get(column)
+                && tally.told.insert(column.name.clone())
+            {
+                self.context.events.event(&Event::Warning {
+                    stream: Some(self.stream.id.clone()),
+                    message: format!(
+                        "values of column \"{}\" do not fit it and are replaced by the stream's policy; the originals are in \
+                         _lw_rescued",
+                        column.name
+                    ),
+                });
+            }
+        }
         tally.units += 1;
         tally.rows += copied.rows;
         tally.files += copied.files.len() as u64;
