@@ -638,6 +638,7 @@ async fn changed_back(version: Version) {
         let killed = scene.run(&["--chunk-size", "16KiB"]).await;
         scene.project.clear_failpoints();
         assert!(killed.signal.is_some() && killed.stderr.contains("chunk_committed"), "{}", killed.stderr);
+        assert!(killed.stderr.contains("the history of its changes goes"), "{}", killed.stderr);
         assert_eq!(scene.asked_of_view("t", "count(*), sum(v)").await, counted, "{mode}");
         read_everywhere(&lake, "t").await.unwrap().assert_same();
     }

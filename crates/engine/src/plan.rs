@@ -151,7 +151,10 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
             true,
         ),
         (None, Some(_), SyncMode::FullRefresh) => {
-            (format!("full refresh: generation {} replaces {}", head.generation + 1, head.generation), true)
+            let followed = head.shown.as_ref().is_some_and(|shown| shown.sync_mode.follows_log());
+            let history = if followed { ", and the history of its changes goes" } else { "" };
+            let (next, shown) = (head.generation + 1, head.generation);
+            (format!("full refresh: generation {next} replaces {shown}{history}"), true)
         }
         (None, Some(_), mode) => match altered(head, stream) {
             Ok(Some(reason)) if mode == SyncMode::StrictCdc => {

@@ -152,6 +152,7 @@ impl StreamRun {
     /// Takes the stream over and runs it in its mode.
     pub(crate) async fn sync(self) -> Result<StreamSummary> {
         self.take_over().await?;
+        self.warn_of_history();
         match self.stream.sync_mode {
             SyncMode::FullRefresh => {
                 self.refuse_forbidden_change()?;
@@ -163,6 +164,19 @@ impl StreamRun {
             }
         }
         Ok(self.finished())
+    }
+
+    /// What was said of the stream's changes goes with the generation that readers see.
+    fn warn_of_history(&self) {
+        if self.head().shown.is_some_and(|shown| shown.sync_mode.follows_log()) {
+            self.context.events.event(&Event::Warning {
+                stream: Some(self.stream.id.clone()),
+                message: format!(
+                    "the history of its changes goes once its rows have been read as {}",
+                    self.stream.sync_mode
+                ),
+            });
+        }
     }
 
     /// Tells that the stream is done, and what was done.
