@@ -138,8 +138,8 @@ fn renamed(what: &'static str, known: &str, wanted: &str) -> Error {
         ))
 }
 
-/// Makes slot and publications, or checks those that there are. What has one of the places `kept` stays published. `unreadable` says why the log cannot be read on, where
-/// that was found out.
+/// Makes slot and publications, or checks those that there are. What has one of the places `kept` stays published.
+/// `unreadable` says why the log cannot be read on, where that was found out.
 pub(crate) async fn prepare(
     connector: &Connector,
     streams: &[Arc<ConfiguredStream>],
