@@ -82,6 +82,11 @@ pub(crate) fn successor(stream: &ConfiguredStream, head: &StreamHead) -> Result<
     head.shown.as_ref().map_or_else(|| Ok(stream.clone()), |shown| as_known(stream, shown))
 }
 
+/// Whether what readers see of a stream is a log of its changes.
+pub(crate) fn shows_changes(head: &StreamHead) -> bool {
+    head.shown.as_ref().is_some_and(|shown| shown.sync_mode.follows_log())
+}
+
 /// What is said of columns that get another name in the files than they had; nothing where none does.
 pub(crate) fn renamed_in_files(next: &ConfiguredStream, before: &Definition) -> String {
     let new = |(_, name): &(&String, &String)| !before.columns.iter().any(|known| known.name == **name);

@@ -11,7 +11,7 @@ use lakeward_state::StateStore;
 use serde::Serialize;
 
 use crate::abstract_driver::{AbstractDriver, Resolved, nothing_selected};
-use crate::evolution::{Evolution, as_known, evolution, renamed_in_files, successor};
+use crate::evolution::{Evolution, as_known, evolution, renamed_in_files, shows_changes, successor};
 use crate::pipeline;
 
 /// What a sync would do for one stream.
@@ -151,8 +151,7 @@ fn describe(head: Option<&StreamHead>, stream: &ConfiguredStream) -> (String, bo
             true,
         ),
         (None, Some(_), SyncMode::FullRefresh) => {
-            let followed = head.shown.as_ref().is_some_and(|shown| shown.sync_mode.follows_log());
-            let history = if followed { ", and the history of its changes goes" } else { "" };
+            let history = if shows_changes(head) { ", and the history of its changes goes" } else { "" };
             let (next, shown) = (head.generation + 1, head.generation);
             (format!("full refresh: generation {next} replaces {shown}{history}"), true)
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::change_stream::Phases;
 use crate::commit::{CommitPath, StateEntry};
 use crate::events::{Event, EventSink, StreamSummary};
-use crate::evolution::{as_known, evolution};
+use crate::evolution::{as_known, evolution, shows_changes};
 use crate::options::Options;
 use crate::retry::Backoff;
 use crate::writer_pool::{PooledWriter, WriterPool};
@@ -168,7 +168,7 @@ impl StreamRun {
 
     /// What was said of the stream's changes goes with the generation that readers see.
     fn warn_of_history(&self) {
-        if self.head().shown.is_some_and(|shown| shown.sync_mode.follows_log()) {
+        if shows_changes(&self.head()) {
             self.context.events.event(&Event::Warning {
                 stream: Some(self.stream.id.clone()),
                 message: format!(
